@@ -1,0 +1,1 @@
+"""Version 1 of the wire, package ``lite_llm.v1``."""
