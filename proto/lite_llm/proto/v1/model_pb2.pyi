@@ -143,7 +143,9 @@ Global___TierMode: _TypeAlias = TierMode  # noqa: Y015
 
 @_typing.final
 class ModelRef(_message.Message):
-    """Names one model. Both parts are DNS-1123 labels, as Kubernetes names are."""
+    """Names one model, as Kubernetes does: the namespace is a DNS-1123 label, the name a DNS-1123
+    subdomain of at most 63 characters.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
