@@ -28,7 +28,8 @@ def parse_size(text: str) -> int:
             remedy="write a number and B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB for powers of ten)",
         )
     whole, fraction, unit = match[1], match[2] or "", _UNITS[match[3]]
-    return int(whole + fraction) * unit // 10 ** len(fraction)
+    scale: int = 10 ** len(fraction)
+    return int(whole + fraction) * unit // scale
 
 
 def format_size(num_bytes: int) -> str:

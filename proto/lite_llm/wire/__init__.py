@@ -1,0 +1,18 @@
+"""How programs talk: gRPC servers and channels, errors across them, messages as stored values."""
+
+from lite_llm.wire.endpoints import Endpoint, TlsFiles, open_channel, serving
+from lite_llm.wire.failures import abort, error_from
+from lite_llm.wire.values import dumps, loads, ref_from_proto, ref_to_proto
+
+__all__ = [
+    "Endpoint",
+    "TlsFiles",
+    "abort",
+    "dumps",
+    "error_from",
+    "loads",
+    "open_channel",
+    "ref_from_proto",
+    "ref_to_proto",
+    "serving",
+]
