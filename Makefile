@@ -31,7 +31,7 @@ servers: ## Install the servers that tests run against and the machine lacks
 control-plane: ## Build Kubernetes' control plane for tests, once per machine
 	@bash proto/lite_llm/testing/control_plane_build.sh >/dev/null
 
-lock: setup ## Choose the versions in constraints.txt anew
+lock: ## Choose the versions in constraints.txt anew
 	tests/lock.sh
 
 proto: setup ## Generate the stubs from proto/
@@ -41,3 +41,36 @@ proto: setup ## Generate the stubs from proto/
 fmt: setup ## Format the code
 	ruff format $(SOURCES)
 	ruff check --fix $(SOURCES)
+
+check: setup ## Everything that can be known without running the programs
+	ruff format --check $(SOURCES)
+	ruff check $(SOURCES)
+	mypy
+	lint-imports
+	validate-pyproject pyproject.toml
+	codespell pyproject.toml *.md docs crds Makefile
+	pytest -q tests/test_layout.py tests/test_docs.py
+
+test: ## Run the tests against real servers, which it fetches or builds first
+	@$(MAKE) --no-print-directory --jobs=2 setup control-plane
+	@$(MAKE) --no-print-directory servers
+	pytest -m 'not gpu and not e2e'
+
+e2e: setup servers control-plane ## Run the whole system as real processes
+	pytest tests/e2e
+
+up: setup ## Start the system on this machine: make up MODEL=path/to/checkpoint
+	lite-llm up $(if $(MODEL),--model '$(MODEL)')
+
+demo: setup ## Serve a tiny random model, stream from it, and stop
+	python tests/e2e/demo.py
+
+bench: setup servers ## Measure us beside peers and print the ratios
+	set -e; for benchmark in benchmarks/*.py; do python $$benchmark; done
+
+bench-gpu: setup ## The tests and benchmarks that need a CUDA device
+	pytest -m gpu || [ $$? -eq 5 ]
+
+clean: ## Remove what was built here; the machine's caches stay
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,10 @@ MARK = "LITE_LLM_GUARD"
 SCAN_SECONDS = (
     0.05  # a child between fork and exec still shows its parent's environment: look again
 )
+
+
+STARTED: Counter[str] = Counter()
+"""How often which program was started by this process, for the summary of a test run."""
 
 
 class MissingServer(RuntimeError):
@@ -83,6 +88,7 @@ class Guard:
                 start_new_session=True,
             )
         self._children.append(child)
+        STARTED[argv[0]] += 1
         return child
 
     def log_tail(self, log: str, *, num_bytes: int = 4000) -> str:
@@ -92,8 +98,9 @@ class Guard:
 
 
 def find_program(name: str, *, remedy: str) -> str:
-    """Path of ``name`` on PATH; raises :class:`MissingServer` naming the remedy."""
-    if path := shutil.which(name):
+    """Path of ``name`` on PATH or beside Python; :class:`MissingServer` names the remedy."""
+    beside_python = str(Path(sys.executable).parent)  # where `make setup` puts what it fetched
+    if path := shutil.which(name) or shutil.which(name, path=beside_python):
         return path
     raise MissingServer(f"{name} is not on PATH: {remedy}")
 

@@ -1,0 +1,31 @@
+"""What every test can ask for, and what a run says at its end about the servers it used."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lite_llm.testing.guard import STARTED
+
+VERSION_FLAGS = {"etcd": "--version", "kube-apiserver": "--version"}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that names what ran against what."""
+    by_name: Counter[str] = Counter()
+    for program, count in STARTED.items():
+        by_name[described(program)] += count
+    ran = ", ".join(f"{count} x {name}" for name, count in sorted(by_name.items())) or "none"
+    terminalreporter.write_line(f"real servers and processes started: {ran}")
+
+
+def described(program: str) -> str:
+    """A program's name, with its version where it tells one."""
+    name = Path(program).name
+    if name not in VERSION_FLAGS:
+        return name
+    told = subprocess.run([program, VERSION_FLAGS[name]], capture_output=True, text=True)
+    return f"{name} {told.stdout.split()[2 if name == 'etcd' else 1]}"
