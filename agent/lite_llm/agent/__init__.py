@@ -1,0 +1,5 @@
+"""The daemon that owns a node: it runs models in worker processes and tells how they are."""
+
+from lite_llm.agent.settings import AgentSettings
+
+__all__ = ["AgentSettings"]
