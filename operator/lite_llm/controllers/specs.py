@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from lite_llm.contracts import ModelRef
 from lite_llm.proto.v1 import model_pb2
@@ -14,6 +14,18 @@ VERSION = "v1alpha1"
 MODELS = "litellmmodels"
 
 
+class ResourceName(NamedTuple):
+    """A custom resource by its name in Kubernetes, which may be longer than a model's may be."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """Of an object as the API server tells it."""
+        return cls(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
 def model_spec(body: Mapping[str, Any]) -> model_pb2.ModelSpec:
     """The spec of a ``LiteLLMModel``; the API server has validated and defaulted its fields.
 
@@ -22,7 +34,7 @@ def model_spec(body: Mapping[str, Any]) -> model_pb2.ModelSpec:
     metadata, spec = body["metadata"], body["spec"]
     scaling = spec.get("scaling", {})
     return model_pb2.ModelSpec(
-        ref=ref_to_proto(ModelRef(metadata["namespace"], metadata["name"])),
+        ref=ref_to_proto(ModelRef(*ResourceName.of(body))),
         source=model_pb2.ModelSource(
             uri=spec["source"]["uri"], revision=spec["source"].get("revision", "")
         ),
