@@ -112,8 +112,8 @@ def openai_error(error: LiteLLMError) -> dict[str, dict[str, str | None]]:
 
 
 def retry_after_header(error: LiteLLMError) -> str | None:
-    """Value of ``Retry-After`` in whole seconds, rounded up; None without advice."""
-    return str(math.ceil(error.retry_after)) if error.retry_after > 0 else None
+    """Value of ``Retry-After`` in whole seconds, rounded up; None without usable advice."""
+    return str(math.ceil(error.retry_after)) if 0 < error.retry_after < math.inf else None
 
 
 def leaves(kind: type[LiteLLMError] = LiteLLMError) -> Iterator[type[LiteLLMError]]:

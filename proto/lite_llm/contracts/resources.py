@@ -12,7 +12,7 @@ _UNITS: dict[str, int] = {"": 1, "B": 1}
 for _power, _unit in enumerate(_BINARY, start=1):
     _UNITS[_unit] = _UNITS[_unit[:2]] = 1024**_power  # GiB, and Gi as Kubernetes writes it
     _UNITS[_unit[0] + "B"] = 1000**_power
-_SIZE = re.compile(r"(\d+)(?:\.(\d{1,9}))?\s*([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))? *([A-Za-z]*)")
 
 
 def parse_size(text: str) -> int:
@@ -40,6 +40,14 @@ def format_size(num_bytes: int) -> str:
     return f"{amount:.1f} {_BINARY[power - 1]}" if power else f"{num_bytes} B"
 
 
+# What the wire has room for.
+_LARGEST = {
+    "first_token_ms": 2**32 - 1,
+    "per_token_ms": 2**32 - 1,
+    "micro_cost_per_1k_tokens": 2**64 - 1,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """What a request may take; None means no limit."""
@@ -53,11 +61,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value <= _LARGEST[name]:
                 raise InvalidRequest(
                     f"budget {name} is {value}",
                     where=name,
-                    remedy="leave it out or make it positive",
+                    remedy=f"leave it out, or choose from 1 to {_LARGEST[name]}",
                 )
 
     def tightened(self, other: Budget) -> Budget:

@@ -6,6 +6,7 @@ The status carries the code and the message; the trailing metadata ``lite-llm-er
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from lite_llm.contracts.outcomes import error_class, outcome_of
 from lite_llm.proto.v1.error_pb2 import ErrorDetail
 
 DETAIL = "lite-llm-error-bin"
+MAX_WORDS = 1000  # bytes of each text: peers refuse trailing metadata of more than 8 KiB in all
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +43,18 @@ def detail_of(error: LiteLLMError) -> ErrorDetail:
     """What the trailing metadata says of ``error``."""
     return ErrorDetail(
         reason=outcome_of(error).reason,
-        message=error.message,
-        where=error.where,
-        remedy=error.remedy,
+        message=_clipped(error.message),
+        where=_clipped(error.where),
+        remedy=_clipped(error.remedy),
         recoverable=error.recoverable,
         retry_after_seconds=error.retry_after,
     )
+
+
+def _clipped(text: str) -> str:
+    # Lone surrogates, as in undecodable file names, have no place in a message either.
+    encoded = text.encode(errors="replace")
+    return encoded[:MAX_WORDS].decode(errors="ignore") + "…" * (len(encoded) > MAX_WORDS)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
@@ -59,7 +67,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
         )
     await context.abort(
         grpc.StatusCode[outcome_of(error).grpc],
-        str(error),
+        _clipped(str(error)),
         trailing_metadata=((DETAIL, detail_of(error).SerializeToString()),),
     )
 
@@ -79,7 +87,8 @@ def error_from(rpc_error: grpc.aio.AioRpcError, *, where: str) -> LiteLLMError:
                 retry_after=detail.retry_after_seconds,
             )
     kind = _FROM_CODE.get(rpc_error.code(), errors.Internal)
-    return kind(f"{rpc_error.code().name}: {rpc_error.details()}", where=where)
+    words = rpc_error.details() or "no details given"
+    return kind(f"{rpc_error.code().name}: {words}", where=where)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -95,11 +104,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
-        if handler.response_streaming:
-            kind = "stream_stream" if handler.request_streaming else "unary_stream"
-            return handler._replace(**{kind: _failing_stream(getattr(handler, kind))})
-        kind = "stream_unary" if handler.request_streaming else "unary_unary"
-        return handler._replace(**{kind: _failing_call(getattr(handler, kind))})
+        requests = "stream" if handler.request_streaming else "unary"
+        kind = f"{requests}_{'stream' if handler.response_streaming else 'unary'}"
+        behaviour = getattr(handler, kind)
+        # A stream may also be a coroutine that writes to its context, as health's Watch is.
+        failing = _failing_stream if inspect.isasyncgenfunction(behaviour) else _failing_call
+        return handler._replace(**{kind: failing(behaviour)})
 
 
 def _failing_call(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:

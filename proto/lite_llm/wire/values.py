@@ -39,6 +39,8 @@ def loads(value: bytes, kind: type[M], *, where: str) -> M:
     """The message in a stored value; :class:`Corrupt` names the key ``where`` it lies."""
     message = kind()
     try:
+        if not value.lstrip().startswith(b"{"):  # the parser takes lists and strings for empty
+            raise json_format.ParseError("it is not a JSON object")
         json_format.Parse(value, message, ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(
@@ -79,6 +81,11 @@ def medium_from_proto(value: int) -> Medium:
     return Medium(value - 1) if 1 <= value <= len(Medium) else Medium.OBJECT_STORE
 
 
+def placement_from_proto(value: int) -> Placement:
+    """Unspecified, or unknown, counts as the archive: the farthest, which claims no memory."""
+    return Placement(value - 1) if 1 <= value <= len(Placement) else Placement.ARCHIVE
+
+
 def mode_to_proto(mode: TierMode | None) -> model_pb2.TierMode.ValueType:
     """Of a TierSet's mode; None is unspecified."""
     return model_pb2.TierMode.Value(f"TIER_MODE_{mode.name if mode else 'UNSPECIFIED'}")
@@ -112,7 +119,7 @@ def tier_set_to_proto(ref: ModelRef, tier_set: TierSet) -> model_pb2.TierSetSpec
 
 
 def tier_set_from_proto(message: model_pb2.TierSetSpec) -> TierSet:
-    """Raises ``InvalidSettings`` when its parts contradict each other."""
+    """Raises ``InvalidSettings`` or ``InvalidName`` for what no TierSet can be."""
     return TierSet(
         tiers=tuple(_tier_from_proto(tier) for tier in message.tiers),
         top_k_tiers=message.top_k_tiers or 1,
@@ -140,8 +147,7 @@ def _tier_from_proto(message: model_pb2.Tier) -> Tier:
         parameter_budget=message.parameter_budget,
         groups=message.groups,
         experts_per_group=message.experts_per_group,
-        # Unspecified is the archive: farthest is safest, it claims no memory.
-        placement=Placement(message.placement - 1) if message.placement else Placement.ARCHIVE,
+        placement=placement_from_proto(message.placement),
         top_k_groups=message.top_k_groups or 1,
         top_k_experts=message.top_k_experts or 1,
         dtype=message.dtype,
