@@ -1,0 +1,89 @@
+"""The HTTP side: routes, limits, and what happens around every request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from lite_llm.contracts.errors import InvalidSettings
+from lite_llm.dispatch import Dispatcher
+from lite_llm.gateway.completions import MODEL, Completions
+from lite_llm.gateway.failures import in_openai_shape
+from lite_llm.gateway.model_list import Models
+from lite_llm.gateway.operations import Operations
+from lite_llm.placement import ClusterView, Observed
+from lite_llm.telemetry import Metrics, names
+
+
+def make_app(
+    dispatcher: Dispatcher,
+    views: Observed[ClusterView],
+    metrics: Metrics,
+    *,
+    max_body_bytes: int,
+) -> web.Application:
+    """Everything that answers over HTTP. Bodies beyond ``max_body_bytes`` are refused with 413."""
+    app = web.Application(
+        client_max_size=max_body_bytes, middlewares=[_measuring(metrics), in_openai_shape]
+    )
+    completions = Completions(dispatcher, metrics)
+    models = Models(views)
+    operations = Operations(views, metrics)
+    app.add_routes(
+        [
+            web.post("/v1/completions", completions.create),
+            web.get("/v1/models", models.list),
+            web.get("/v1/models/{name:.+}", models.get),
+            web.get("/healthz", operations.healthz),
+            web.get("/readyz", operations.readyz),
+            web.get("/metrics", operations.metrics),
+        ]
+    )
+    return app
+
+
+@asynccontextmanager
+async def serving_http(
+    app: web.Application, address: str, *, grace_seconds: float
+) -> AsyncIterator[str]:
+    """Serve at ``host:port`` (port 0: any) while the block runs; yields where.
+
+    At the end running requests have ``grace_seconds``, then they are cancelled.
+    """
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=grace_seconds
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except OSError as error:
+            raise InvalidSettings(
+                f"can't listen on {address}: {(error.strerror or str(error)).lower()}",
+                where=address,
+                remedy="choose a free port and an address of this machine",
+            ) from error
+        yield f"{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _measuring(metrics: Metrics) -> Middleware:
+    durations = metrics[names.REQUEST_DURATION_SECONDS]
+
+    @web.middleware
+    async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+        arrived = monotonic()
+        response = await handler(request)
+        model = request.get(MODEL)
+        if model is not None and response.status != 404:  # no label for what does not exist
+            duration = durations.labels(model=model, code=str(response.status))
+            duration.observe(monotonic() - arrived)
+        return response
+
+    return measure

@@ -1,0 +1,54 @@
+"""``/v1/models``: what can be asked for, and under which names."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from lite_llm.contracts import DEFAULT_NAMESPACE, ModelRef
+from lite_llm.contracts.errors import InvalidName, ModelNotFound
+from lite_llm.gateway.schema import Model, ModelList
+from lite_llm.placement import ClusterView, Observed
+
+
+def model_named(name: str) -> ModelRef:
+    """Of the ``model`` field of a request; a name that nothing can have is not found either."""
+    try:
+        return ModelRef.parse(name)
+    except InvalidName as error:
+        raise _not_found(name) from error
+
+
+def name_of(model: ModelRef) -> str:
+    """The shortest name that clients can use."""
+    return model.name if model.namespace == DEFAULT_NAMESPACE else str(model)
+
+
+class Models:
+    """The handlers of both routes."""
+
+    def __init__(self, views: Observed[ClusterView]) -> None:
+        self._views = views
+
+    async def list(self, request: web.Request) -> web.Response:
+        """``GET /v1/models``."""
+        models = tuple(Model(id=name_of(model)) for model in sorted(self._views.value.models))
+        return _json(ModelList(data=models))
+
+    async def get(self, request: web.Request) -> web.Response:
+        """``GET /v1/models/{name}``."""
+        name = request.match_info["name"]
+        model = model_named(name)
+        if model not in self._views.value.models:
+            raise _not_found(name)
+        return _json(Model(id=name_of(model)))
+
+
+def _json(value: msgspec.Struct) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _not_found(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"the model {name[:200]!r} does not exist", where="model", remedy="GET /v1/models lists all"
+    )

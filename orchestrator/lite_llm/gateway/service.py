@@ -1,0 +1,166 @@
+"""The gRPC side: the same generation as over HTTP, and the fleet as the orchestrator sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc.aio
+
+from lite_llm.contracts.errors import Cancelled, InvalidRequest, Unsupported
+from lite_llm.dispatch import Dispatcher, Loads
+from lite_llm.gateway.fleet import difference, is_empty, model_views
+from lite_llm.gateway.measures import measured
+from lite_llm.placement import ClusterView, Observed
+from lite_llm.proto.v1.agent_pb2 import DrainResponse
+from lite_llm.proto.v1.generate_pb2 import (
+    FINISH_REASON_CANCELLED,
+    GenerateEvent,
+    GenerateFinished,
+    GenerateRequest,
+    GenerateStart,
+    LoadProgress,
+    RoutingExplanation,
+    Usage,
+)
+from lite_llm.proto.v1.orchestrator_pb2 import (
+    DrainAgentRequest,
+    ListAgentsRequest,
+    ListAgentsResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    PinRequest,
+    PinResponse,
+    ScoreAgentsRequest,
+    UnloadModelRequest,
+    UnloadModelResponse,
+    ViewEvent,
+    WatchRequest,
+)
+from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorServicer
+from lite_llm.telemetry import Metrics
+from lite_llm.wire import ref_from_proto
+
+SERVICE = "lite_llm.v1.Orchestrator"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class OrchestratorService(OrchestratorServicer):
+    """Every orchestrator serves it."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        loads: Loads,
+        views: Observed[ClusterView],
+        metrics: Metrics,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._loads = loads
+        self._views = views
+        self._metrics = metrics
+
+    async def Generate(
+        self, request_iterator: AsyncIterator[GenerateRequest], context: Context
+    ) -> AsyncIterator[GenerateEvent]:
+        """One generation; a cancel ends it as finished, ending the call just ends it."""
+        start = await _start_of(request_iterator)
+        sequence, usage = start.resume.next_sequence, Usage()
+        try:
+            async with (
+                aclosing(measured(self._dispatcher, start, self._metrics)) as events,
+                _until_cancelled(request_iterator),
+            ):
+                async for event in events:
+                    sequence = event.sequence + 1
+                    usage.prompt_tokens += event.started.prompt_tokens
+                    usage.completion_tokens += len(event.tokens.token_ids)
+                    yield event
+        except Cancelled:
+            finished = GenerateFinished(reason=FINISH_REASON_CANCELLED, usage=usage)
+            yield GenerateEvent(sequence=sequence, finished=finished)
+
+    async def Load(
+        self, request: LoadModelRequest, context: Context
+    ) -> AsyncIterator[LoadProgress]:
+        """Ends when an agent serves the model; joins a load that is under way."""
+        if request.node:
+            raise Unsupported(
+                "the agent can't be chosen", where="node", remedy="leave it to placement"
+            )
+        async with aclosing(self._loads.progress(ref_from_proto(request.model))) as steps:
+            async for progress in steps:
+                yield progress
+
+    async def Unload(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
+        raise _not_yet("Unload")
+
+    async def Pin(self, request: PinRequest, context: Context) -> PinResponse:
+        raise _not_yet("Pin")
+
+    async def Drain(self, request: DrainAgentRequest, context: Context) -> DrainResponse:
+        raise _not_yet("Drain")
+
+    async def ScoreAgents(
+        self, request: ScoreAgentsRequest, context: Context
+    ) -> RoutingExplanation:
+        raise _not_yet("ScoreAgents")
+
+    async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
+        """Declared models with what agents hold of them."""
+        view = self._views.value
+        models = [model for model in view.models if request.namespace in ("", model.namespace)]
+        return ListModelsResponse(models=model_views(view, models), view_revision=view.revision)
+
+    async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
+        """Every agent's last status."""
+        view = self._views.value
+        agents = [agent for _, agent in sorted(view.agents.items())]
+        return ListAgentsResponse(agents=agents, view_revision=view.revision)
+
+    async def Watch(self, request: WatchRequest, context: Context) -> AsyncIterator[ViewEvent]:
+        """The whole view, then what changes; a slow client gets several changes in one event."""
+        known = ClusterView()
+        async with aclosing(self._views.changes()) as changes:
+            async for view in changes:
+                event = difference(known, view)
+                if view.is_synced and not (known.is_synced and is_empty(event)):
+                    yield event
+                known = view
+
+
+def _not_yet(method: str) -> Unsupported:
+    return Unsupported(f"this version has no {method}", where=method, remedy="use a later version")
+
+
+async def _start_of(requests: AsyncIterator[GenerateRequest]) -> GenerateStart:
+    first = await anext(requests, GenerateRequest())
+    if not first.HasField("start"):
+        raise InvalidRequest(
+            "the stream does not begin with a start", where="start", remedy="send it first"
+        )
+    return first.start
+
+
+@asynccontextmanager
+async def _until_cancelled(requests: AsyncIterator[GenerateRequest]) -> AsyncIterator[None]:
+    """Interrupts the block with ``Cancelled`` when the client sends a cancel."""
+
+    async def listen(scope: asyncio.Timeout) -> None:
+        async for request in requests:
+            if request.HasField("cancel"):
+                scope.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with asyncio.timeout(None) as scope:
+            listening = asyncio.create_task(listen(scope))
+            try:
+                yield
+            finally:
+                listening.cancel()
+    except TimeoutError:
+        raise Cancelled("the client withdrew the request") from None

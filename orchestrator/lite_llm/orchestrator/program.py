@@ -1,0 +1,65 @@
+"""Puts the rooms together: started in order, stopped in reverse."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from lite_llm.dispatch import Dispatcher, connecting, loading
+from lite_llm.gateway import SERVICE, OrchestratorService, make_app, serving_http
+from lite_llm.metastore import Store
+from lite_llm.orchestrator.settings import OrchestratorSettings
+from lite_llm.placement import Binder, watching
+from lite_llm.proto.v1.orchestrator_pb2_grpc import add_OrchestratorServicer_to_server
+from lite_llm.telemetry import Metrics, Program, names
+from lite_llm.wire import serving
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Orchestrator:
+    """Where a running one listens, as ``host:port``."""
+
+    http_address: str
+    grpc_address: str
+
+
+@asynccontextmanager
+async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator[Orchestrator]:
+    """An orchestrator while the block runs. It keeps nothing: all it knows is in ``store``."""
+    async with AsyncExitStack() as house:
+        metrics = Metrics(names.exported_by(Program.ORCHESTRATOR))
+        views = await house.enter_async_context(watching(store))
+        agents = await house.enter_async_context(connecting(views, tls=settings.agent_tls))
+        binder = Binder(
+            store, f"orchestrator-{uuid.uuid4().hex[:12]}", claim_seconds=settings.claim_seconds
+        )
+        loads = await house.enter_async_context(
+            loading(views, binder, agents, no_agent_seconds=settings.no_agent_seconds)
+        )
+        dispatcher = Dispatcher(
+            views, loads, agents, metrics=metrics, hold_seconds=settings.hold_seconds
+        )
+        service = OrchestratorService(dispatcher, loads, views, metrics)
+        endpoint = await house.enter_async_context(
+            serving(
+                settings.listen_grpc,
+                {SERVICE: lambda server: add_OrchestratorServicer_to_server(service, server)},
+                tls=settings.grpc_tls,
+                grace=settings.grace_seconds,
+            )
+        )
+        app = make_app(dispatcher, views, metrics, max_body_bytes=settings.max_body_bytes)
+        http_address = await house.enter_async_context(
+            serving_http(app, settings.listen_http, grace_seconds=settings.grace_seconds)
+        )
+        await endpoint.set_serving(True)
+        grpc_host = settings.listen_grpc.rpartition(":")[0]
+        orchestrator = Orchestrator(http_address, f"{grpc_host}:{endpoint.port}")
+        log.info("orchestrator ready", address=http_address)
+        yield orchestrator

@@ -1,0 +1,46 @@
+"""Everything that can be set about an orchestrator, read by the command line and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lite_llm.contracts.errors import InvalidSettings
+from lite_llm.wire import TlsFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrchestratorSettings:
+    """Of one orchestrator; checked when made."""
+
+    listen_http: str = "127.0.0.1:8080"
+    """``host:port`` of OpenAI's API; port 0 is any free one."""
+    listen_grpc: str = "127.0.0.1:0"
+    """``host:port`` of the gRPC service."""
+    grpc_tls: TlsFiles | None = None
+    """Mutual TLS on ``listen_grpc``; None is plain text."""
+    agent_tls: TlsFiles | None = None
+    """Mutual TLS towards agents; None is plain text."""
+    max_body_bytes: int = 16 << 20
+    """Of one HTTP request. A million tokens of context, as ids in JSON, are 8 MB."""
+    hold_seconds: float = 600.0
+    """A request waits at most this long for its model to load. OpenAI's client waits 600 s."""
+    no_agent_seconds: float = 10.0
+    """For an agent that could load a model, when there is none: a restart takes a few seconds."""
+    claim_seconds: float = 10.0
+    """A load claimed by an orchestrator that died is free for others after this long."""
+    grace_seconds: float = 5.0
+    """Given to running requests when the orchestrator stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("listen_http", "listen_grpc"):
+            if not re.fullmatch(r".+:\d{1,5}", getattr(self, name)):
+                raise self._wrong(name, "write host:port")
+        for name in ("max_body_bytes", "hold_seconds", "no_agent_seconds", "claim_seconds"):
+            if getattr(self, name) <= 0:
+                raise self._wrong(name, "make it positive")
+        if self.grace_seconds < 0:
+            raise self._wrong("grace_seconds", "make it 0 or more")
+
+    def _wrong(self, name: str, remedy: str) -> InvalidSettings:
+        return InvalidSettings(f"{name} is {getattr(self, name)!r}", where=name, remedy=remedy)

@@ -1,0 +1,152 @@
+"""The fleet as one frozen value, made by pure functions from what the metadata store tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import structlog
+from google.protobuf.message import Message
+
+from lite_llm.contracts import ModelRef
+from lite_llm.contracts.errors import Corrupt, InvalidName
+from lite_llm.contracts.keyspace import (
+    AgentKey,
+    AssignmentKey,
+    Key,
+    ModelKey,
+    ResidencyKey,
+    parse_key,
+)
+from lite_llm.metastore import Deleted, Entry, Event, Snapshot, Written
+from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
+from lite_llm.proto.v1.model_pb2 import ModelSpec
+from lite_llm.wire import loads, ref_to_proto
+
+log = structlog.get_logger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+ByNode = Mapping[str, V]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What is declared, who lives, and what lies where, as it stood at ``revision``.
+
+    A new view shares everything unchanged with the one before: what ``is`` the same did not change.
+    The messages in it are never modified.
+    """
+
+    revision: int = 0
+    """Of the metadata store; 0 before the first snapshot."""
+    models: Mapping[ModelRef, ModelSpec] = field(default_factory=dict)
+    agents: Mapping[str, AgentStatus] = field(default_factory=dict)
+    """By node."""
+    residencies: Mapping[ModelRef, ByNode[Residency]] = field(default_factory=dict)
+    assignments: Mapping[ModelRef, ByNode[Assignment]] = field(default_factory=dict)
+    """Loads that an orchestrator has claimed."""
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether it shows the store at all."""
+        return self.revision > 0
+
+
+def advanced(view: ClusterView, event: Event) -> ClusterView:
+    """The view after ``event``. A malformed value is logged and counts as absent."""
+    match event:
+        case Snapshot(entries, revision):
+            return snapshot(entries, revision)
+        case Written(entry):
+            key = _key_of(entry.key)
+            return replace(_with(view, key, _value_of(key, entry)), revision=event.revision)
+        case Deleted(key, revision):
+            return replace(_with(view, _key_of(key), None), revision=revision)
+
+
+def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
+    """The view of exactly these entries."""
+    models: dict[ModelRef, ModelSpec] = {}
+    agents: dict[str, AgentStatus] = {}
+    residencies: dict[ModelRef, dict[str, Residency]] = {}
+    assignments: dict[ModelRef, dict[str, Assignment]] = {}
+    for entry in entries:
+        key = _key_of(entry.key)
+        match key, _value_of(key, entry):
+            case ModelKey(model), ModelSpec() as spec:
+                models[model] = spec
+            case AgentKey(node), AgentStatus() as agent:
+                agents[node] = agent
+            case ResidencyKey(model, node), Residency() as residency:
+                residencies.setdefault(model, {})[node] = residency
+            case AssignmentKey(model, node), Assignment() as assignment:
+                assignments.setdefault(model, {})[node] = assignment
+    return ClusterView(revision, models, agents, residencies, assignments)
+
+
+def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterView:
+    match key, value:
+        case ModelKey(model), ModelSpec() | None:
+            return replace(view, models=_set(view.models, model, value))
+        case AgentKey(node), AgentStatus() | None:
+            return replace(view, agents=_set(view.agents, node, value))
+        case ResidencyKey(model, node), Residency() | None:
+            return replace(view, residencies=_set_in(view.residencies, model, node, value))
+        case AssignmentKey(model, node), Assignment() | None:
+            return replace(view, assignments=_set_in(view.assignments, model, node, value))
+    return view
+
+
+def _set(old: Mapping[K, V], key: K, value: V | None) -> Mapping[K, V]:
+    new = dict(old)
+    if value is None:
+        new.pop(key, None)
+    else:
+        new[key] = value
+    return new
+
+
+def _set_in(
+    old: Mapping[ModelRef, ByNode[V]], model: ModelRef, node: str, value: V | None
+) -> Mapping[ModelRef, ByNode[V]]:
+    by_node = _set(old.get(model, {}), node, value)
+    return _set(old, model, by_node or None)
+
+
+def _key_of(text: str) -> Key | None:
+    try:
+        return parse_key(text)
+    except InvalidName as error:
+        log.warning("foreign key ignored", key=text, error=error.message)
+        return None
+
+
+def _value_of(key: Key | None, entry: Entry) -> Message | None:
+    """The message in ``entry``; None if it is malformed, or of no interest to the view."""
+    try:
+        match key:
+            case ModelKey(model):
+                spec = loads(entry.value, ModelSpec, where=entry.key)
+                return _about(spec, spec.ref == ref_to_proto(model), entry.key)
+            case AgentKey(node):
+                agent = loads(entry.value, AgentStatus, where=entry.key)
+                return _about(agent, agent.node == node, entry.key)
+            case ResidencyKey(model, node):
+                held = loads(entry.value, Residency, where=entry.key)
+                named = held.node == node and held.model == ref_to_proto(model)
+                return _about(held, named, entry.key)
+            case AssignmentKey(model, node):
+                claim = loads(entry.value, Assignment, where=entry.key)
+                named = claim.node == node and claim.model == ref_to_proto(model)
+                return _about(claim, named, entry.key)
+    except Corrupt as error:
+        log.warning("malformed value ignored", key=entry.key, error=error.message)
+    return None
+
+
+def _about(value: Message, named: bool, key: str) -> Message:
+    if not named:
+        raise Corrupt("the value names another thing than its key", where=key)
+    return value

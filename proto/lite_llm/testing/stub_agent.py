@@ -1,0 +1,151 @@
+"""An agent without a model: registers, loads and generates as told, remembers what it was asked.
+
+For tests of whoever talks to agents, where a real one would bring torch along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+
+from lite_llm.contracts import LiteLLMError
+from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
+from lite_llm.metastore import Lease, Store
+from lite_llm.proto.v1 import model_pb2
+from lite_llm.proto.v1.agent_pb2 import AgentStatus, Health, LoadRequest, Residency
+from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
+from lite_llm.proto.v1.generate_pb2 import (
+    FINISH_REASON_STOP,
+    GenerateEvent,
+    GenerateFinished,
+    GenerateRequest,
+    GenerateStart,
+    GenerateStarted,
+    LoadPhase,
+    LoadProgress,
+    TokenChunk,
+    Usage,
+)
+from lite_llm.wire import dumps, ref_from_proto, serving
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Script = Callable[[GenerateStart], AsyncIterator[GenerateEvent]]
+
+WORDS = ("one", " two", " three")
+
+
+async def saying(
+    start: GenerateStart, words: Sequence[str] = WORDS
+) -> AsyncIterator[GenerateEvent]:
+    """The events of an answer that consists of ``words``, one token each."""
+    yield GenerateEvent(
+        sequence=0, started=GenerateStarted(request_id=start.request_id, prompt_tokens=3)
+    )
+    for sequence, word in enumerate(words, start=1):
+        yield GenerateEvent(sequence=sequence, tokens=TokenChunk(token_ids=[sequence], text=word))
+    usage = Usage(prompt_tokens=3, cached_prompt_tokens=1, completion_tokens=len(words))
+    finished = GenerateFinished(reason=FINISH_REASON_STOP, usage=usage)
+    yield GenerateEvent(sequence=len(words) + 1, finished=finished)
+
+
+@dataclass
+class StubAgent:
+    """Made by :func:`stub_agent`; change ``script``, ``may_load`` and ``load_error`` at will."""
+
+    node: str
+    store: Store
+    lease: Lease
+    script: Script = saying
+    may_load: asyncio.Event = field(default_factory=asyncio.Event)
+    """Loads wait for it; set at first."""
+    load_error: LiteLLMError | None = None
+    loads: list[LoadRequest] = field(default_factory=list)
+    generations: list[GenerateStart] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first generation."""
+    withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a generation's caller has gone before its end."""
+    status: AgentStatus = field(default_factory=AgentStatus)
+    server: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def register(self, **changes: Any) -> None:
+        """Write the status, with these fields changed."""
+        self.status.MergeFrom(AgentStatus(**changes))
+        await self.store.put(key_of(AgentKey(self.node)), dumps(self.status), lease=self.lease)
+
+    async def hold(
+        self, model: model_pb2.ModelRef, state: int = model_pb2.MODEL_STATE_ACTIVE
+    ) -> None:
+        """Write the residency of a model in this state."""
+        residency = Residency(
+            model=model, node=self.node, state=model_pb2.ModelState.ValueType(state)
+        )
+        key = key_of(ResidencyKey(ref_from_proto(model), self.node))
+        await self.store.put(key, dumps(residency), lease=self.lease)
+
+    async def die(self) -> None:
+        """Cut every call off; the registration stays, as after a crash, until the lease ends."""
+        await self.server.aclose()
+
+
+class _Service(AgentServicer):
+    def __init__(self, agent: StubAgent) -> None:
+        self._agent = agent
+
+    async def Load(self, request: LoadRequest, context: Context) -> AsyncIterator[LoadProgress]:
+        agent = self._agent
+        agent.loads.append(request)
+        yield LoadProgress(
+            model=request.spec.ref,
+            phase=LoadPhase.LOAD_PHASE_READ,
+            state=model_pb2.MODEL_STATE_INIT,
+            done_bytes=1,
+            total_bytes=2,
+            message="reading 1 of 2 bytes",
+        )
+        await agent.may_load.wait()
+        if agent.load_error is not None:
+            raise agent.load_error
+        await agent.hold(request.spec.ref)
+
+    async def Generate(
+        self, request_iterator: AsyncIterator[GenerateRequest], context: Context
+    ) -> AsyncIterator[GenerateEvent]:
+        start = (await anext(request_iterator)).start
+        self._agent.generations.append(start)
+        self._agent.asked.set()
+        ended = False
+        try:
+            async for event in self._agent.script(start):
+                yield event
+            ended = True
+        finally:
+            if not ended:
+                self._agent.withdrawn.set()
+
+
+@asynccontextmanager
+async def stub_agent(store: Store, node: str = "stub") -> AsyncIterator[StubAgent]:
+    """A registered agent on a free port of this host while the block runs."""
+    async with store.lease(10.0) as lease:
+        agent = StubAgent(node, store, lease)
+        agent.may_load.set()
+        service = _Service(agent)  # type: ignore[abstract]  # the rest of an agent is not stubbed
+        add = {"lite_llm.v1.Agent": lambda server: add_AgentServicer_to_server(service, server)}
+        async with agent.server:
+            endpoint = await agent.server.enter_async_context(
+                serving("127.0.0.1:0", add, grace=0.0)
+            )
+            agent.status = AgentStatus(
+                node=node,
+                grpc_address=f"127.0.0.1:{endpoint.port}",
+                health=Health(healthy=True),
+            )
+            await agent.register()
+            await endpoint.set_serving(True)
+            yield agent

@@ -1,0 +1,168 @@
+"""The gRPC service, over a real channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+import pytest
+
+from lite_llm.contracts import ModelRef
+from lite_llm.metastore import Store
+from lite_llm.orchestrator import Orchestrator
+from lite_llm.proto.v1.agent_pb2 import Health
+from lite_llm.proto.v1.generate_pb2 import (
+    FINISH_REASON_CANCELLED,
+    FINISH_REASON_STOP,
+    GenerateCancel,
+    GenerateEvent,
+    GenerateRequest,
+    GenerateStart,
+)
+from lite_llm.proto.v1.orchestrator_pb2 import (
+    ListAgentsRequest,
+    ListModelsRequest,
+    LoadModelRequest,
+    PinRequest,
+    ViewEvent,
+    WatchRequest,
+)
+from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorStub
+from lite_llm.testing.stub_agent import StubAgent, saying, stub_agent
+from lite_llm.wire import error_from, open_channel, ref_to_proto
+
+if TYPE_CHECKING:
+    from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorAsyncStub
+
+
+@pytest.fixture
+async def door(orchestrator: Orchestrator) -> AsyncIterator[OrchestratorAsyncStub]:
+    async with open_channel(orchestrator.grpc_address) as channel:
+        yield OrchestratorStub(channel)
+
+
+def start_of(model: ModelRef) -> GenerateRequest:
+    return GenerateRequest(
+        start=GenerateStart(request_id="r1", model=ref_to_proto(model), text="Count:")
+    )
+
+
+async def test_a_generation_is_one_sequence_from_load_to_finish(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    call = door.Generate()
+    await call.write(start_of(model))
+    events: list[GenerateEvent] = [event async for event in call]
+    assert [event.sequence for event in events] == list(range(len(events)))
+    kinds = [event.WhichOneof("event") for event in events]
+    first = kinds.index("started")
+    assert set(kinds[:first]) == {"progress"}
+    assert kinds[first:] == ["started", "tokens", "tokens", "tokens", "finished"]
+    assert "".join(event.tokens.text for event in events) == "one two three"
+    assert events[-1].finished.reason == FINISH_REASON_STOP
+
+
+async def test_a_cancel_ends_the_generation_as_finished(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    async def stuck(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        async for event in saying(start):
+            yield event
+            if event.sequence == 2:
+                await asyncio.Event().wait()
+
+    agent.script = stuck
+    call = door.Generate()
+    await call.write(start_of(model))
+    events: list[GenerateEvent] = []
+    async for event in call:
+        events.append(event)
+        if event.tokens.text == " two":
+            await call.write(GenerateRequest(cancel=GenerateCancel(reason="enough")))
+    assert [event.sequence for event in events] == list(range(len(events)))
+    finished = events[-1].finished
+    assert finished.reason == FINISH_REASON_CANCELLED
+    assert (finished.usage.prompt_tokens, finished.usage.completion_tokens) == (3, 2)
+    await asyncio.wait_for(agent.withdrawn.wait(), 10)
+
+
+async def test_a_stream_must_begin_with_a_start(door: OrchestratorAsyncStub) -> None:
+    call = door.Generate()
+    await call.write(GenerateRequest(cancel=GenerateCancel()))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_load_tells_its_progress(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    agent.may_load.clear()
+    messages = []
+    async for progress in door.Load(LoadModelRequest(model=ref_to_proto(model))):
+        messages.append(progress.message)
+        if progress.done_bytes:
+            agent.may_load.set()
+    assert messages[-1] == "reading 1 of 2 bytes"
+    assert [load.spec.source.uri for load in agent.loads] == ["file:///models/tiny"]
+    assert [_ async for _ in door.Load(LoadModelRequest(model=ref_to_proto(model)))] == []
+    assert len(agent.loads) == 1
+
+
+async def test_what_this_version_lacks_is_unimplemented(door: OrchestratorAsyncStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.Pin(PinRequest())
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "Pin" in error_from(caught.value, where="door").message
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in door.Load(LoadModelRequest(node="n1")):
+            pass
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_lists_show_the_view(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    async for _ in door.Load(LoadModelRequest(model=ref_to_proto(model))):
+        pass
+    (seen,) = (await door.ListModels(ListModelsRequest(namespace="default"))).models
+    assert seen.spec.ref == ref_to_proto(model)
+    assert [held.node for held in seen.residencies] == ["stub"]
+    assert not (await door.ListModels(ListModelsRequest(namespace="other"))).models
+    agents = await door.ListAgents(ListAgentsRequest())
+    assert [status.grpc_address for status in agents.agents] == [agent.status.grpc_address]
+    assert agents.view_revision > 0
+
+
+async def test_a_watch_tells_the_whole_then_changes(
+    door: OrchestratorAsyncStub, store: Store, agent: StubAgent, model: ModelRef
+) -> None:
+    async with asyncio.timeout(10):
+        call = door.Watch(WatchRequest())
+        first = await anext(aiter(call))
+        assert [seen.spec.ref.name for seen in first.models] == ["tiny"]
+        assert [status.node for status in first.agents] == ["stub"]
+
+        async def following() -> AsyncGenerator[ViewEvent]:
+            async for event in call:
+                yield event
+
+        async with aclosing(following()) as events:
+            async with stub_agent(store, "other"):
+                event = await anext(events)
+                assert [status.node for status in event.agents] == ["other"]
+                assert not event.models
+            event = await anext(events)
+            assert list(event.removed_agents) == ["other"]
+            await agent.register(health=Health(healthy=False, reason="on fire"))
+            event = await anext(events)
+            assert [status.health.reason for status in event.agents] == ["on fire"]
+            await agent.hold(ref_to_proto(model))
+            event = await anext(events)
+            assert [held.node for seen in event.models for held in seen.residencies] == ["stub"]
+            assert not event.agents
+        call.cancel()
