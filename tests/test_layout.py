@@ -84,6 +84,7 @@ def long_files(repo: Path) -> list[str]:
 def bad_names(repo: Path) -> list[str]:
     """Drawers for odds and ends, and names that hide the standard library's or other roots."""
     faults = []
+    namespaces = {(root, *below) for root in ROOTS for below in ((), ("lite_llm",))}
     for path in sources(repo):
         relative = path.relative_to(repo)
         names = {part.removesuffix(".py") for part in relative.parts[1:]}
@@ -92,7 +93,7 @@ def bad_names(repo: Path) -> list[str]:
         # Below lite_llm a name is never top-level, so only what a path could put first counts.
         if relative.parts[0] in ROOTS and relative.parts[1] != "lite_llm":
             faults.append(f"{relative} lies outside the namespace")
-        if path.name == "__init__.py" and path.parent.name in ("lite_llm", *ROOTS):
+        if path.name == "__init__.py" and relative.parent.parts in namespaces:
             faults.append(f"{relative} would hide the other roots of the namespace")
         if path.name == "__init__.py" and relative.parts[0] == "tests":
             faults.append(f"{relative} would make a package of tests")
