@@ -1,0 +1,79 @@
+"""Text to tokens, and tokens back to text while they are still being made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+
+from lite_llm.contracts.errors import Corrupt
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer:
+    """Of one checkpoint: its ``tokenizer.json``."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def read(cls, directory: Path) -> Tokenizer:
+        """:class:`Corrupt` if the file is absent or broken."""
+        path = directory / "tokenizer.json"
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise Corrupt(
+                f"{path} can't be read: {error}",
+                where=str(path),
+                remedy="fetch the checkpoint again",
+            ) from error
+        # Some files carry their training's limits; a prompt is never cut or filled up here.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return cls(tokenizer)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """With the tokens that begin a text in this model."""
+        return tuple(self._tokenizer.encode(text).ids)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Without special tokens; bytes that are no characters become U+FFFD."""
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+
+class Detokenizer:
+    """Turns tokens into text one by one, giving out complete characters only.
+
+    All that it gives out, :meth:`flush` included, is what :meth:`Tokenizer.decode` makes of all
+    tokens together. One exception can't be helped: in vocabularies with byte fallback, a wrong byte
+    takes with it the bytes just before it, which may have been given out already.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # Tokens of the last text given out are decoded again with what follows them: in some
+        # vocabularies the first token of a text looks different from the same token within it.
+        self._context: list[int] = []
+        self._pending: list[int] = []
+
+    def feed(self, token: int) -> str:
+        """The text that is complete now; empty while a character is only half there."""
+        self._pending.append(token)
+        text = self._fresh()
+        if not text or text.endswith(REPLACEMENT):
+            return ""
+        self._context, self._pending = self._pending, []
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD in place of half a character."""
+        text = self._fresh()
+        self._context, self._pending = [], []
+        return text
+
+    def _fresh(self) -> str:
+        told = self._tokenizer.decode(self._context)
+        return self._tokenizer.decode(self._context + self._pending)[len(told) :]

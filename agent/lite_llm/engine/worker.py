@@ -1,0 +1,66 @@
+"""The process that runs one model: ``python -m lite_llm.engine.worker --socket PATH``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lite_llm.engine.compute_thread import ComputeThread
+from lite_llm.engine.service import WorkerService
+from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
+from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
+from lite_llm.telemetry import logs
+from lite_llm.wire import serving
+
+SERVICE = DESCRIPTOR.services_by_name["Agent"].full_name
+STOP_SECONDS = 1.0  # whoever stops a worker has waited for its requests before
+
+
+async def run(path: Path, *, threads: int, lifeline: socket.socket | None) -> None:
+    """Serve on the unix socket ``path`` until SIGTERM or SIGINT.
+
+    ``lifeline`` is told when the service is up. When its other end closes, by whatever death, this
+    process ends at once.
+    """
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    with ComputeThread(lambda: torch.set_num_threads(threads)) as compute:
+        service = WorkerService(compute)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
+        services = {SERVICE: lambda server: add_AgentServicer_to_server(service, server)}
+        async with serving(f"unix:{path}", services, grace=STOP_SECONDS) as endpoint:
+            await endpoint.set_serving(True)
+            if lifeline is not None:
+                threading.Thread(target=_die_with, args=[lifeline], daemon=True).start()
+                lifeline.sendall(b"!")
+            await stopped.wait()
+
+
+def _die_with(lifeline: socket.socket) -> None:
+    # A thread and not the event loop: it notices even when the loop is stuck.
+    lifeline.recv(1)
+    os._exit(os.EX_OK)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="lite_llm.engine.worker", description=__doc__)
+    parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--lifeline", type=int, help="inherited socket; exit when it closes")
+    given = parser.parse_args(arguments)
+    logs.configure(format="json")
+    lifeline = None if given.lifeline is None else socket.socket(fileno=given.lifeline)
+    asyncio.run(run(given.socket, threads=given.threads, lifeline=lifeline))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Streamed text is the whole text, and never half a character."""
+
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models
+
+from lite_llm.contracts.errors import Corrupt
+from lite_llm.engine import Detokenizer, Model, Tokenizer
+from lite_llm.engine.tokens import REPLACEMENT
+
+TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=30)
+
+
+def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer)
+    return [*(detokenizer.feed(token) for token in tokens), detokenizer.flush()]
+
+
+@given(text=TEXT | st.sampled_from(["🦊🦊", "é", "\u200d👩‍👩‍👧", "a\ufffdb", "\ufffd"]))
+def test_text_comes_back_in_whole_characters(model: Model, text: str) -> None:
+    tokens = list(model.tokenizer.encode(text))
+    pieces = streamed(model.tokenizer, tokens)
+    assert "".join(pieces) == text
+    if REPLACEMENT not in text:
+        assert not any(REPLACEMENT in piece for piece in pieces)
+
+
+@given(tokens=st.lists(st.integers(0, 319), max_size=40))
+def test_any_tokens_stream_to_what_they_decode_to(model: Model, tokens: list[int]) -> None:
+    assert "".join(streamed(model.tokenizer, tokens)) == model.tokenizer.decode(tokens)
+
+
+def test_a_character_appears_with_its_last_byte(model: Model) -> None:
+    tokens = list(model.tokenizer.encode("🦊"))[1:]
+    assert streamed(model.tokenizer, tokens) == ["", "", "", "🦊", ""]
+    assert streamed(model.tokenizer, tokens[:2]) == ["", "", REPLACEMENT]
+
+
+def test_special_tokens_have_no_text(model: Model) -> None:
+    assert model.tokenizer.encode("a")[0] == 0
+    assert "".join(streamed(model.tokenizer, [0, *model.tokenizer.encode("hi")[1:], 1])) == "hi"
+
+
+def spaced_tokenizer() -> Tokenizer:
+    """As older Llamas have it: a mark for each space, bytes as tokens, a first space not shown."""
+    vocab = {"<unk>": 0, "▁the": 1, "▁dog": 2, "s": 3}
+    vocab |= {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1, right=0),
+        ]
+    )
+    return Tokenizer(tokenizer)
+
+
+def spelt(character: str) -> list[int]:
+    return [4 + byte for byte in character.encode()]
+
+
+WORDS_AND_SPELT = st.sampled_from([[0], [1], [2], [3], spelt("🦊"), spelt("é"), spelt(" ")])
+
+
+@given(parts=st.lists(WORDS_AND_SPELT))
+def test_spaces_between_words_survive(parts: list[list[int]]) -> None:
+    tokenizer = spaced_tokenizer()
+    tokens = [token for part in parts for token in part]
+    assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+    assert streamed(tokenizer, [1, 2, 3, 1]) == ["the", " dog", "s", " the", ""]
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(Corrupt, match=r"tokenizer\.json can't be read"):
+        Tokenizer.read(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(Corrupt, match=r"tokenizer\.json can't be read"):
+        Tokenizer.read(tmp_path)
+
+
+def test_a_training_limit_in_the_file_does_not_cut_prompts(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    library = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    library.enable_truncation(4)
+    library.enable_padding(length=64)
+    library.save(str(tmp_path / "tokenizer.json"))
+    text = "nothing is lost"
+    assert Tokenizer.read(tmp_path).encode(text) == Tokenizer.read(checkpoint).encode(text)
