@@ -118,7 +118,8 @@ def _bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None) -> int:
         raise InvalidSettings(
             f"can't listen on {address}",
             where=address,
-            remedy="choose a free port and an address of this machine",
+            remedy="choose a free port and an address of this machine"
+            + (", and PEM files whose certificate and key belong together" if tls else ""),
         ) from error
 
 

@@ -6,8 +6,10 @@ The status carries the code and the message; the trailing metadata ``lite-llm-er
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -57,11 +59,17 @@ def _clipped(text: str) -> str:
     return encoded[:MAX_WORDS].decode(errors="ignore") + "…" * (len(encoded) > MAX_WORDS)
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
-    """End the call with ``error``. One that is not ours is logged whole and told as Internal."""
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception | asyncio.CancelledError
+) -> NoReturn:
+    """End the call with ``error``. One that is not ours is logged whole and told as Internal.
+
+    Work that was cancelled within the server is told as AgentLost: the caller may try again.
+    """
     if not isinstance(error, LiteLLMError):
         log.error("call failed", exc_info=error)
-        error = errors.Internal(
+        cancelled = isinstance(error, asyncio.CancelledError)
+        error = (errors.AgentLost if cancelled else errors.Internal)(
             f"{type(error).__name__} in the server",
             remedy="see the server's log, and report it as a fault",
         )
@@ -112,13 +120,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return handler._replace(**{kind: failing(behaviour)})
 
 
+def _withdrawn(error: BaseException) -> bool:
+    # A handler can also meet the cancellation of something it awaits. gRPC takes that for the
+    # caller's, sends no status, and the caller waits for ever (grpcio 1.85).
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
+
+
 def _failing_call(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behaviour(request, context)
         except grpc.aio.AbortError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _withdrawn(error):
+                raise
             await abort(context, error)
 
     return call
@@ -129,11 +146,15 @@ def _failing_stream(behaviour: Callable[..., Any]) -> Callable[..., AsyncIterato
         request: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         try:
-            async for answer in behaviour(request, context):
-                yield answer
+            # Closed here, not when the garbage is collected: handlers hold slots and memory.
+            async with aclosing(behaviour(request, context)) as answers:
+                async for answer in answers:
+                    yield answer
         except grpc.aio.AbortError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _withdrawn(error):
+                raise
             await abort(context, error)
 
     return stream

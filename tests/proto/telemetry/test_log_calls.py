@@ -20,6 +20,8 @@ def fields(keywords: list[ast.keyword]) -> Iterator[str]:
         match keyword:
             case ast.keyword(arg="extra", value=ast.Dict(keys=keys)):
                 yield from (str(getattr(key, "value", key)) for key in keys)
+            case ast.keyword(arg="extra", value=ast.Call(keywords=inner)):
+                yield from (name.arg for name in inner if name.arg)
             case ast.keyword(arg=str(name)) if name not in PYTHONS_OWN:
                 yield name
 
