@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,9 +20,12 @@ from lite_llm.engine.model import Model, load_model
 from lite_llm.engine.requests import request_from_proto
 from lite_llm.models import Progress
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
-from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer, _ServicerContext
+from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
 from lite_llm.wire import ref_from_proto, ref_to_proto
 from lite_llm.wire.values import state_to_proto
+
+if TYPE_CHECKING:
+    from lite_llm.proto.v1.agent_pb2_grpc import _ServicerContext
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +44,16 @@ class WorkerService(AgentServicer):
         """Once in a worker's life, from a directory on this machine."""
         if self._ref is not None:
             raise InvalidRequest(f"this worker holds {self._ref}", where="model")
-        self._ref = ref_from_proto(request.spec.ref)
+        self._ref = ref = ref_from_proto(request.spec.ref)
         job = self._compute.submit(self._loading(Path(request.spec.source.uri)))
         _cancel_at_end(job, context)
-        async for progress in job:
-            progress.model.CopyFrom(ref_to_proto(self._ref))
-            yield progress
+        try:
+            async for progress in job:
+                progress.model.CopyFrom(ref_to_proto(ref))
+                yield progress
+        finally:
+            if self._model is None:
+                self._ref = None
 
     async def Generate(
         self,
