@@ -66,6 +66,8 @@ class StubAgent:
     load_error: LiteLLMError | None = None
     loads: list[LoadRequest] = field(default_factory=list)
     generations: list[GenerateStart] = field(default_factory=list)
+    loading: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first load."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the first generation."""
     withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
@@ -100,6 +102,7 @@ class _Service(AgentServicer):
     async def Load(self, request: LoadRequest, context: Context) -> AsyncIterator[LoadProgress]:
         agent = self._agent
         agent.loads.append(request)
+        agent.loading.set()
         yield LoadProgress(
             model=request.spec.ref,
             phase=LoadPhase.LOAD_PHASE_READ,

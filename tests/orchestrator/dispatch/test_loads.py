@@ -1,0 +1,145 @@
+"""One load per model, whoever asks and however often."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import aiohttp
+import openai
+import pytest
+
+from lite_llm.contracts import ModelRef
+from lite_llm.contracts.errors import WorkerCrashed
+from lite_llm.contracts.keyspace import AssignmentKey, ModelKey, key_of
+from lite_llm.metastore import Store
+from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
+from lite_llm.proto.v1 import model_pb2
+from lite_llm.proto.v1.agent_pb2 import Assignment
+from lite_llm.testing.stub_agent import StubAgent, stub_agent
+from lite_llm.wire import dumps, ref_to_proto
+
+BODY = {"model": "tiny", "prompt": "Count:"}
+
+
+async def ask(http: aiohttp.ClientSession, url: str = "/v1/completions") -> int:
+    async with http.post(url, json=BODY) as response:
+        await response.read()
+        return response.status
+
+
+@pytest.mark.usefixtures("model")
+async def test_a_herd_of_first_requests_causes_one_load(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    agent.may_load.clear()
+    herd = [asyncio.create_task(ask(http)) for _ in range(50)]
+    await agent.loading.wait()
+    herd += [asyncio.create_task(ask(http)) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    agent.may_load.set()
+    assert await asyncio.gather(*herd) == [200] * 60
+    assert len(agent.loads) == 1
+    assert len(agent.generations) == 60
+
+
+@pytest.mark.usefixtures("model", "orchestrator")
+async def test_two_orchestrators_cause_one_load(
+    orchestrator: Orchestrator, settings: OrchestratorSettings, store: Store, agent: StubAgent
+) -> None:
+    agent.may_load.clear()
+    async with running(settings, store) as second, aiohttp.ClientSession() as http:
+        urls = [f"http://{door.http_address}/v1/completions" for door in (orchestrator, second)]
+        asking = [asyncio.create_task(ask(http, url)) for url in urls * 5]
+        await agent.loading.wait()
+        await asyncio.sleep(0.1)
+        agent.may_load.set()
+        assert await asyncio.gather(*asking) == [200] * 10
+        assert len(agent.loads) == 1
+
+
+@pytest.mark.usefixtures("orchestrator")
+async def test_a_claim_whose_claimant_is_gone_is_taken_over(
+    http: aiohttp.ClientSession, store: Store, agent: StubAgent, model: ModelRef
+) -> None:
+    key = key_of(AssignmentKey(model, "elsewhere"))
+    claim = Assignment(model=ref_to_proto(model), node="elsewhere", claimed_by="dead")
+    async with store.lease(10) as lease:
+        await store.put(key, dumps(claim), lease=lease)
+        asking = asyncio.create_task(ask(http))
+        await asyncio.sleep(0.2)
+        assert agent.loads == []
+    assert await asking == 200
+    assert len(agent.loads) == 1
+
+
+@pytest.mark.usefixtures("model")
+async def test_all_who_wait_hear_why_a_load_failed_and_the_next_tries_again(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    agent.may_load.clear()
+    agent.load_error = WorkerCrashed("the worker crashed")
+    herd = [asyncio.create_task(ask(http)) for _ in range(5)]
+    await agent.loading.wait()
+    agent.may_load.set()
+    assert await asyncio.gather(*herd) == [503] * 5
+    assert len(agent.loads) == 1
+    agent.load_error = None
+    assert await ask(http) == 200
+    assert len(agent.loads) == 2
+
+
+@pytest.mark.usefixtures("model")
+async def test_an_agent_that_appears_in_time_is_used(
+    settings: OrchestratorSettings, store: Store
+) -> None:
+    patient = replace(settings, no_agent_seconds=20.0)
+    async with running(patient, store) as door, aiohttp.ClientSession() as http:
+        asking = asyncio.create_task(ask(http, f"http://{door.http_address}/v1/completions"))
+        await asyncio.sleep(0.1)
+        async with stub_agent(store) as late:
+            assert await asking == 200
+            assert len(late.loads) == 1
+
+
+async def test_a_model_that_is_withdrawn_while_it_waits_is_not_found(
+    settings: OrchestratorSettings, store: Store, model: ModelRef
+) -> None:
+    patient = replace(settings, no_agent_seconds=20.0)
+    async with running(patient, store) as door, aiohttp.ClientSession() as http:
+        asking = asyncio.create_task(ask(http, f"http://{door.http_address}/v1/completions"))
+        await asyncio.sleep(0.1)
+        await store.delete(key_of(ModelKey(model)))
+        assert await asking == 404
+
+
+@pytest.mark.usefixtures("model")
+async def test_holding_has_an_end(
+    settings: OrchestratorSettings, store: Store, agent: StubAgent
+) -> None:
+    agent.may_load.clear()
+    impatient = replace(settings, hold_seconds=0.2)
+    async with (
+        running(impatient, store) as door,
+        openai.AsyncOpenAI(
+            base_url=f"http://{door.http_address}/v1", api_key="none", max_retries=0
+        ) as client,
+    ):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.completions.create(model="tiny", prompt="x")
+        assert caught.value.status_code == 504
+        assert caught.value.code == "deadline_exceeded"
+        assert caught.value.response.headers["Retry-After"] == "5"
+        agent.may_load.set()
+        answer = await client.completions.create(model="tiny", prompt="x")
+        assert answer.choices[0].text == "one two three"
+        assert len(agent.loads) == 1, "the load goes on when nobody waits"
+
+
+async def test_an_agent_that_loses_the_model_is_asked_to_load_it_again(
+    http: aiohttp.ClientSession, agent: StubAgent, model: ModelRef
+) -> None:
+    assert await ask(http) == 200
+    await agent.hold(ref_to_proto(model), model_pb2.MODEL_STATE_RECOVERING)
+    assert await ask(http) == 200
+    assert len(agent.loads) == 2
