@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lite_llm.testing.control_plane import ControlPlane
 from lite_llm.testing.guard import STARTED
 
 VERSION_FLAGS = {"etcd": "--version", "kube-apiserver": "--version"}
+
+
+@pytest.fixture
+def control_plane() -> Iterator[ControlPlane]:
+    """A fresh, isolated control plane; ``kubeconfig`` is its administrator's."""
+    with ControlPlane() as plane:
+        yield plane
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import kopf
+import structlog
 from kubernetes.aio import client, config
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.controllers.specs import GROUP, MODELS, VERSION, ResourceName
 
+RETRY_SECONDS = 2.0  # about an etcd restart, or an API server's
 MERGE_PATCH = "application/merge-patch+json"
+
+log = structlog.get_logger(__name__)
 
 
 class Cluster:
@@ -22,10 +28,27 @@ class Cluster:
         self._configuration = configuration
         self._resources = client.CustomObjectsApi(connection)
 
-    async def models(self) -> list[ResourceName]:
-        """Every ``LiteLLMModel`` that exists now."""
-        listed: Any = await self._resources.list_cluster_custom_object(GROUP, VERSION, MODELS)
-        return [ResourceName.of(body) for body in listed["items"]]
+    async def wait_models(self) -> list[ResourceName]:
+        """Every ``LiteLLMModel`` that exists, once the API server serves them.
+
+        An API server that starts answers 404 for a moment: that must never read as "none exist".
+        """
+        while True:
+            try:
+                listed: Any = await self._resources.list_cluster_custom_object(
+                    GROUP, VERSION, MODELS
+                )
+            except (client.ApiException, aiohttp.ClientError) as error:
+                if isinstance(error, client.ApiException) and error.status in (401, 403):
+                    raise InvalidSettings(
+                        f"the operator may not list {MODELS}.{GROUP}",
+                        where="service account",
+                        remedy="bind it to a role that may list and watch them in all namespaces",
+                    ) from error
+                log.warning("custom resources can't be listed yet", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return [ResourceName.of(body) for body in listed["items"]]
 
     async def write_status(self, resource: ResourceName, status: Mapping[str, Any]) -> None:
         """Merge ``status`` into a model's, lists as a whole. That it is gone is no error."""

@@ -59,14 +59,17 @@ def await_served(plane: ControlPlane, seconds: float = 30.0) -> None:
             return
 
 
+def install_crds(plane: ControlPlane) -> None:
+    for path in sorted(CRDS.glob("*.yaml")):
+        crd = yaml.safe_load(path.read_text())
+        plane.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+    await_served(plane)
+
+
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
     with ControlPlane() as started:
-        for path in sorted(CRDS.glob("*.yaml")):
-            crd = yaml.safe_load(path.read_text())
-            crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-            started.request("POST", crds, crd)
-        await_served(started)
+        install_crds(started)
         yield started
 
 
@@ -179,6 +182,35 @@ async def test_a_store_that_was_away_gets_it_later(
         await asyncio.to_thread(plane.request, "POST", API, resource("late"))
         assert await eventually(spec_reader(store, "late"))
     assert refusals == 1
+
+
+async def test_started_before_its_crds_and_through_a_restart(control_plane: ControlPlane) -> None:
+    """It waits, takes "not served" for no answer, and outlives its API server."""
+    store = MemoryStore()
+    key = key_of(ModelKey(ModelRef("default", "kept")))
+    await store.put(key, b"{}")
+
+    async def install_later() -> None:
+        await asyncio.sleep(1)
+        assert await store.get(key) is not None, "nothing is known, so nothing is an orphan"
+        await asyncio.to_thread(install_crds, control_plane)
+
+    installing = asyncio.create_task(install_later())
+    async with running(OperatorSettings(kubeconfig=str(control_plane.kubeconfig)), store):
+        await installing
+        assert await store.get(key) is None
+        await asyncio.to_thread(control_plane.stop_apiserver)
+        await asyncio.to_thread(control_plane.start_apiserver)
+        await asyncio.to_thread(await_served, control_plane)
+        await asyncio.to_thread(control_plane.request, "POST", API, resource("after"))
+        assert await eventually(spec_reader(store, "after"))
+
+
+async def test_rights_that_are_missing_are_named(plane: ControlPlane) -> None:
+    nobody = OperatorSettings(kubeconfig=str(plane.kubeconfig_for("nobody")))
+    with pytest.raises(InvalidSettings, match="may not list"):
+        async with running(nobody, MemoryStore()):
+            raise AssertionError("it must not start")
 
 
 def test_the_schema_refuses_what_can_not_be_meant(plane: ControlPlane) -> None:
