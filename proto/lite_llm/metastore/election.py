@@ -82,20 +82,25 @@ async def _wait_vacant(store: Store, key: str) -> None:
 
 
 async def _depose(store: Store, leadership: Leadership) -> None:
-    """End the leadership as soon as its key is seen gone or rewritten."""
-    key, revision = leadership.fence.key, leadership.fence.mod_revision
+    """End the leadership as soon as its key is seen gone or rewritten, or can't be seen."""
     try:
-        async with store.watch(key, from_revision=revision + 1) as events:
-            async for event in events:
-                match event:
-                    case Written(entry) if entry.key == key:
-                        break
-                    case Deleted(deleted) if deleted == key:
-                        break
-                    case Snapshot(entries) if all(
-                        (entry.key, entry.mod_revision) != (key, revision) for entry in entries
-                    ):
-                        break
-        log.warning("deposed", extra={"key": key, "revision": revision})
-    finally:
+        await _wait_overthrown(store, leadership.fence)
+    except Exception:
         leadership.lease.forfeit()
+        raise
+    log.warning("deposed", extra={"key": leadership.fence.key})
+    leadership.lease.forfeit()
+
+
+async def _wait_overthrown(store: Store, fence: AtRevision) -> None:
+    async with store.watch(fence.key, from_revision=fence.mod_revision + 1) as events:
+        async for event in events:
+            match event:
+                case Written(entry) if entry.key == fence.key:
+                    return
+                case Deleted(key) if key == fence.key:
+                    return
+                case Snapshot(entries) if all(
+                    AtRevision(entry.key, entry.mod_revision) != fence for entry in entries
+                ):
+                    return

@@ -107,7 +107,7 @@ class Watch:
         request = watch_request(self._prefix, self._next_revision)
         async with self._connection.watching(request) as stream:
             token = self._connection.token
-            response = await self._read(stream)
+            response = await self._read_first(stream)
             await self._prove_continuity()
             while True:
                 if response.compact_revision:
@@ -122,6 +122,13 @@ class Watch:
         if response is grpc.aio.EOF:
             raise StoreUnavailable("etcd ended the watch", where=self._prefix)
         return response
+
+    async def _read_first(self, stream: Any) -> Message:
+        try:
+            async with asyncio.timeout(self._connection.call_seconds):
+                return await self._read(stream)
+        except TimeoutError as error:
+            raise StoreUnavailable("etcd did not begin the watch", where=self._prefix) from error
 
     def _judge_refusal(self, reason: str, token: str | None) -> None:
         # etcd says "permission denied" of an outdated token too; the proof has renewed it, if so.

@@ -21,7 +21,11 @@ from lite_llm.testing.guard import Guard, find_program, free_ports
 
 REMEDY = "apt-get install etcd-server, or put etcd on PATH"
 HOST = "127.0.0.1"
-HEARTBEAT_MS, ELECTION_MS = 50, 500  # an election takes half a second; leases are of 1 s at least
+# Of a cluster: short enough for tests, long enough for a busy machine not to call elections all day.
+ELECTION_MS = 500
+SOLE_ELECTION_MS = 200  # nobody is there to compete with
+HEARTBEATS_PER_ELECTION = 10
+PING_SECONDS = 1.0
 START_SECONDS = 30.0
 PROBE_SECONDS = 0.02
 
@@ -108,17 +112,14 @@ class EtcdServer:
         return self._ports.client
 
     def settings(self, *endpoints: str, user: str = "", password: str = "") -> StoreSettings:
-        """How to reach this server, or ``endpoints`` that lead to it, in the mood of tests.
-
-        Pings come seldom enough for etcd's limit, so a silent connection is cut after about 7 s.
-        """
+        """How to reach this server, or ``endpoints`` that lead to it; silence is noticed in 2 s."""
         return StoreSettings(
             endpoints=endpoints or (self.endpoint,),
             tls=self.tls.store_tls() if self.tls else None,
             user=user,
             password=password,
-            ping_seconds=5.5,
-            ping_timeout_seconds=1.5,
+            ping_seconds=PING_SECONDS,
+            ping_timeout_seconds=PING_SECONDS,
         )
 
     def launch(self) -> None:
@@ -222,6 +223,7 @@ class EtcdServer:
     def _command(self) -> Sequence[str]:
         scheme = "https" if self.tls else "http"
         cluster = ",".join(f"{name}=http://{HOST}:{port}" for name, port in self._peers.items())
+        election_ms = ELECTION_MS if len(self._peers) > 1 else SOLE_ELECTION_MS
         flags = {
             "name": self.name,
             "data-dir": str(self._data),
@@ -231,8 +233,9 @@ class EtcdServer:
             "initial-advertise-peer-urls": f"http://{HOST}:{self._ports.peer}",
             "initial-cluster": cluster,
             "listen-metrics-urls": f"http://{HOST}:{self._ports.metrics}",
-            "heartbeat-interval": str(HEARTBEAT_MS),
-            "election-timeout": str(ELECTION_MS),
+            "heartbeat-interval": str(election_ms // HEARTBEATS_PER_ELECTION),
+            "election-timeout": str(election_ms),
+            "grpc-keepalive-min-time": f"{PING_SECONDS / 2}s",
             "logger": "zap",
         }
         if self.tls:

@@ -17,6 +17,7 @@ class Link:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._refusing = False
         self._server: asyncio.Server | None = None
@@ -48,33 +49,37 @@ class Link:
         self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
         self._writers.add(writer)
         try:
-            if self._refusing:
-                writer.transport.abort()
-                return
-            try:
-                far_reader, far_writer = await asyncio.open_connection(
-                    "127.0.0.1", self._target_port
-                )
-            except OSError:
-                writer.transport.abort()
-                return
-            self._writers.add(far_writer)
-            there = asyncio.create_task(self._pump(reader, far_writer))
-            back = asyncio.create_task(self._pump(far_reader, writer))
-            self._pumps |= {there, back}
-            try:
-                await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in (there, back):
-                    pump.cancel()
-                far_writer.transport.abort()
-                self._writers.discard(far_writer)
-                self._pumps -= {there, back}
+            if not self._refusing:
+                await self._forward(reader, writer)
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
+            self._handlers.discard(handler)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            return
+        self._writers.add(far_writer)
+        pumps = {
+            asyncio.create_task(self._pump(reader, far_writer)),
+            asyncio.create_task(self._pump(far_reader, writer)),
+        }
+        self._pumps |= pumps
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            far_writer.transport.abort()
+            self._writers.discard(far_writer)
+            self._pumps -= pumps
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -90,10 +95,11 @@ class Link:
             yield
         finally:
             self._server.close()
-            self._flowing.set()
-            self.reset()
+            self.cut()
             for pump in tuple(self._pumps):
                 pump.cancel()
+            if handlers := tuple(self._handlers):
+                await asyncio.wait(handlers)
             await self._server.wait_closed()
 
 
