@@ -1,0 +1,82 @@
+"""What an agent says about a model, decided from what it knows: no I/O, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lite_llm.contracts import Medium, ModelRef, ModelState, format_size
+from lite_llm.proto.v1 import agent_pb2, generate_pb2
+from lite_llm.wire import ref_to_proto
+from lite_llm.wire.values import medium_to_proto, state_to_proto
+
+DENSE = "dense"  # the tier of everything that is no expert
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """A model on this agent, as it is now."""
+
+    ref: ModelRef
+    state: ModelState
+    reason: str
+    """In words for people."""
+    loaded: bool
+    """A worker has the weights."""
+    weight_bytes: int = 0
+    running: int = 0
+    """Requests."""
+    waiting: int = 0
+    """Requests."""
+    generation: int = 0
+    """Of the spec that was loaded."""
+    context_tokens: int = 0
+
+
+def nearest_medium(holding: Holding) -> Medium:
+    """Without a GPU the worker's memory is the hot tier."""
+    if holding.loaded and holding.state.runs_requests:
+        return Medium.GPU
+    return Medium.DRAM if holding.loaded else Medium.NVME
+
+
+def residency_of(holding: Holding, node: str) -> agent_pb2.Residency:
+    """The message for the metadata store and for whoever asks."""
+    medium = medium_to_proto(nearest_medium(holding))
+    tiers = []
+    if holding.loaded:
+        tiers = [agent_pb2.TierResidency(tier=DENSE, medium=medium, bytes=holding.weight_bytes)]
+    return agent_pb2.Residency(
+        model=ref_to_proto(holding.ref),
+        node=node,
+        state=state_to_proto(holding.state),
+        nearest=medium,
+        tiers=tiers,
+        running_requests=holding.running,
+        waiting_requests=holding.waiting,
+        reason=holding.reason,
+        observed_generation=holding.generation,
+        context_tokens=holding.context_tokens,
+    )
+
+
+def without_counts(residency: agent_pb2.Residency) -> agent_pb2.Residency:
+    """What is worth telling the cluster at once; counts can wait for the next heartbeat."""
+    told = agent_pb2.Residency()
+    told.CopyFrom(residency)
+    for field in ("running_requests", "waiting_requests", "kv_hit_rate"):
+        told.ClearField(field)
+    return told
+
+
+def words_for(progress: generate_pb2.LoadProgress) -> str:
+    """One sentence about a load."""
+    match progress.phase:
+        case generate_pb2.LOAD_PHASE_QUEUE:
+            return "cold: starting a worker process"
+        case generate_pb2.LOAD_PHASE_READ:
+            done, total = format_size(progress.done_bytes), format_size(progress.total_bytes)
+            left = progress.remaining_seconds
+            estimate = f", {left:.0f} s left" if left >= 0 else ""
+            return f"cold: reading {done} of {total} from disk{estimate}"
+        case _:
+            return "warm: preparing the engine"

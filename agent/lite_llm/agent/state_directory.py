@@ -1,0 +1,60 @@
+"""The directory of one running agent: sockets and logs of its workers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lite_llm.contracts.errors import InvalidSettings
+
+_SOCKET_LIMIT = 107  # bytes in sockaddr_un on Linux, without the final zero
+_LONGEST_NAME = len("/000000.sock")
+
+
+@dataclass(frozen=True)
+class StateDirectory:
+    """Paths below the settings' ``state_directory``, made and readable by this user alone."""
+
+    root: Path
+
+    @property
+    def sockets(self) -> Path:
+        """Emptied when an agent starts: nobody listens there any more."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        """One file a model, appended to."""
+        return self.root / "logs"
+
+
+@contextmanager
+def claimed(root: Path) -> Iterator[StateDirectory]:
+    """Own ``root`` while the block runs; :class:`InvalidSettings` if another agent does."""
+    directory = StateDirectory(root.absolute())
+    if len(os.fsencode(directory.sockets)) + _LONGEST_NAME > _SOCKET_LIMIT:
+        raise _unusable(root, "is too long for unix sockets", "choose a shorter path")
+    try:
+        for path in (root, directory.sockets, directory.logs):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (root / "lock").open("w")
+    except OSError as error:
+        raise _unusable(root, f"can't be used: {error.strerror}", "choose another") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _unusable(root, "belongs to another agent", "give each agent its own") from error
+        for stale in directory.sockets.iterdir():
+            stale.unlink()
+        yield directory
+
+
+def _unusable(root: Path, what: str, remedy: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"the state directory {root} {what}", where="state_directory", remedy=remedy
+    )

@@ -1,0 +1,323 @@
+"""An agent over real gRPC, its models in real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import psutil
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lite_llm.agent import AgentSettings, running
+from lite_llm.contracts import LiteLLMError, ModelRef
+from lite_llm.contracts.errors import (
+    AgentLost,
+    Cancelled,
+    Corrupt,
+    InvalidRequest,
+    ModelNotFound,
+    NoAgent,
+    Unsupported,
+    WorkerCrashed,
+)
+from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
+from lite_llm.metastore import MemoryStore
+from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
+from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
+from lite_llm.testing.checkpoints import Shape, tiny_llama
+from lite_llm.wire import error_from, open_channel
+
+if TYPE_CHECKING:
+    from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WAIT = 60.0  # seconds; for the machine's worst day
+LONG = 15_000  # tokens; minutes of work
+NODE = "node-1"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("checkpoint"), seed=5, shape=Shape(context=20_000))
+
+
+@dataclass(frozen=True)
+class Running:
+    stub: AgentAsyncStub
+    channel: grpc.aio.Channel
+    store: MemoryStore
+    state: Path
+
+
+@asynccontextmanager
+async def agent_in(state: Path) -> AsyncIterator[Running]:
+    store = MemoryStore()
+    settings = AgentSettings(state_directory=state, node=NODE, worker_threads=1)
+    async with running(settings, store) as agent, open_channel(agent.grpc_address) as channel:
+        yield Running(AgentStub(channel), channel, store, state)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def agent(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[AgentAsyncStub]:
+    """Holds the model ``tiny``."""
+    async with agent_in(tmp_path_factory.mktemp("agent")) as running_agent:
+        await load(running_agent.stub, "tiny", checkpoint.as_uri())
+        yield running_agent.stub
+    assert children() == []
+
+
+def children() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "lite_llm.engine.worker" in child.cmdline()
+    ]
+
+
+def ref(name: str) -> model_pb2.ModelRef:
+    return model_pb2.ModelRef(namespace="default", name=name)
+
+
+def load_request(name: str, uri: str) -> agent_pb2.LoadRequest:
+    source = model_pb2.ModelSource(uri=uri)
+    return agent_pb2.LoadRequest(spec=model_pb2.ModelSpec(ref=ref(name), source=source))
+
+
+async def load(agent: AgentAsyncStub, name: str, uri: str) -> list[generate_pb2.LoadProgress]:
+    return [progress async for progress in agent.Load(load_request(name, uri))]
+
+
+def start(name: str, max_tokens: int) -> generate_pb2.GenerateRequest:
+    sampling = generate_pb2.SamplingParameters(max_tokens=max_tokens, ignore_eos=True)
+    message = generate_pb2.GenerateStart(
+        request_id="r", model=ref(name), text="the same", sampling=sampling
+    )
+    return generate_pb2.GenerateRequest(start=message)
+
+
+async def answer(
+    agent: AgentAsyncStub, name: str, max_tokens: int
+) -> list[generate_pb2.GenerateEvent]:
+    return [event async for event in agent.Generate(iter([start(name, max_tokens)]))]
+
+
+async def read(call: Any) -> generate_pb2.GenerateEvent:
+    event = await asyncio.wait_for(call.read(), WAIT)
+    assert isinstance(event, generate_pb2.GenerateEvent)
+    return event
+
+
+async def rest(call: Any) -> list[generate_pb2.GenerateEvent]:
+    found = []
+    async with asyncio.timeout(WAIT):
+        while (event := await call.read()) is not grpc.aio.EOF:
+            found.append(event)
+    return found
+
+
+async def failure(call: Any) -> LiteLLMError:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return error_from(raised.value, where="agent")
+
+
+async def residencies(agent: AgentAsyncStub) -> dict[str, agent_pb2.Residency]:
+    report = await agent.Status(agent_pb2.AgentStatusRequest())
+    return {residency.model.name: residency for residency in report.residencies}
+
+
+async def wait_for(agent: AgentAsyncStub, name: str, **expected: int) -> agent_pb2.Residency:
+    """Until the residency of ``name`` has the expected fields."""
+    async with asyncio.timeout(WAIT):
+        async for report in agent.Watch(agent_pb2.AgentStatusRequest()):
+            for held in report.residencies:
+                if held.model.name == name and all(
+                    getattr(held, field) == value for field, value in expected.items()
+                ):
+                    return held
+    raise AssertionError("the watch ended")
+
+
+async def test_a_load_tells_its_progress_and_a_repeated_one_joins(
+    agent: AgentAsyncStub, checkpoint: Path
+) -> None:
+    first, second = await asyncio.gather(
+        load(agent, "joined", str(checkpoint)), load(agent, "joined", str(checkpoint))
+    )
+    assert len(children()) == 2  # of tiny, and one for both loads
+    for steps in (first, second):
+        assert [step.phase for step in steps] == sorted(step.phase for step in steps)
+        assert steps[0].message == "cold: starting a worker process"
+        last = steps[-1]
+        assert (last.state, last.message) == (model_pb2.MODEL_STATE_ACTIVE, "serving")
+        assert last.done_bytes == last.total_bytes > 0
+        assert last.remaining_seconds == 0
+    (again,) = await load(agent, "joined", str(checkpoint))
+    assert again.state == model_pb2.MODEL_STATE_ACTIVE
+    elsewhere = await failure(load(agent, "joined", str(checkpoint.parent)))
+    assert isinstance(elsewhere, InvalidRequest)
+    await agent.Unload(agent_pb2.UnloadRequest(model=ref("joined")))
+    assert "joined" not in await residencies(agent)
+    assert len(children()) == 1
+
+
+async def test_an_answer(agent: AgentAsyncStub) -> None:
+    events = await answer(agent, "tiny", 20)
+    assert [event.sequence for event in events] == list(range(22))
+    assert events[0].started.node == NODE
+    assert events[-1].finished.usage.completion_tokens == 20
+    again = await answer(agent, "tiny", 20)
+    assert [event.tokens for event in again] == [event.tokens for event in events]
+
+
+async def test_the_report(agent: AgentAsyncStub) -> None:
+    report = await agent.Status(agent_pb2.AgentStatusRequest())
+    assert report.status.node == NODE
+    assert report.status.health.healthy
+    assert report.status.devices[0].capability == "cpu"
+    assert report.status.incarnation
+    (held,) = report.residencies
+    assert held.state == model_pb2.MODEL_STATE_ACTIVE
+    assert held.nearest == model_pb2.MEDIUM_GPU
+    assert held.context_tokens == 20_000
+    assert held.tiers[0].bytes == report.status.media[0].used_bytes > 0
+
+
+async def test_waiting_requests_are_counted(agent: AgentAsyncStub) -> None:
+    calls = [agent.Generate(iter([start("tiny", LONG)])) for _ in range(3)]
+    held = await wait_for(agent, "tiny", running_requests=1, waiting_requests=2)
+    assert held.state == model_pb2.MODEL_STATE_ACTIVE
+    for call in calls:
+        call.cancel()
+    await wait_for(agent, "tiny", running_requests=0, waiting_requests=0)
+
+
+async def test_cancel_takes_effect_within_a_second(agent: AgentAsyncStub) -> None:
+    call = agent.Generate()
+    await call.write(start("tiny", LONG))
+    received = [await read(call) for _ in range(5)]
+    cancel = generate_pb2.GenerateCancel(reason="enough")
+    began = time.monotonic()
+    await call.write(generate_pb2.GenerateRequest(cancel=cancel))
+    received += await rest(call)
+    assert received[-1].finished.reason == generate_pb2.FINISH_REASON_CANCELLED
+    assert time.monotonic() - began < 1.0 + WAIT / 10  # a second, and a busy machine's slack
+    await wait_for(agent, "tiny", running_requests=0, waiting_requests=0)
+
+
+async def test_a_client_that_vanishes_has_cancelled(agent: AgentAsyncStub) -> None:
+    call = agent.Generate(iter([start("tiny", LONG)]))
+    await read(call)
+    call.cancel()
+    await wait_for(agent, "tiny", running_requests=0, waiting_requests=0)
+    assert len(await answer(agent, "tiny", 3)) == 5
+
+
+async def test_a_slow_reader_slows_down_nobody_else(agent: AgentAsyncStub) -> None:
+    slow = agent.Generate(iter([start("tiny", 500)]))
+    await read(slow)
+    assert len(await asyncio.wait_for(answer(agent, "tiny", 3), WAIT)) == 5
+    assert len(await rest(slow)) == 501
+
+
+async def test_faults_are_named(agent: AgentAsyncStub, checkpoint: Path, tmp_path: Path) -> None:
+    assert isinstance(await failure(answer(agent, "unknown", 3)), ModelNotFound)
+    too_many = await failure(answer(agent, "tiny", 20_001))
+    assert (type(too_many), too_many.where) == (InvalidRequest, "max_tokens")
+    assert isinstance(await failure(load(agent, "s3", "s3://bucket/x")), Unsupported)
+    assert isinstance(await failure(load(agent, "absent", str(tmp_path / "x"))), ModelNotFound)
+    unknown = agent.Unload(agent_pb2.UnloadRequest(model=ref("unknown")))
+    assert isinstance(await failure(unknown), ModelNotFound)
+    near = load_request("dram", str(checkpoint))
+    near.target = model_pb2.MEDIUM_DRAM
+    refused = failure(agent.Load(near).read())
+    assert isinstance(await refused, Unsupported)
+    assert set(await residencies(agent)) == {"tiny"}
+
+
+async def test_a_corrupt_checkpoint_is_told_and_can_be_replaced(
+    agent: AgentAsyncStub, tmp_path: Path
+) -> None:
+    weights = tiny_llama(tmp_path, seed=1) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    error = await failure(load(agent, "mended", str(tmp_path)))
+    assert isinstance(error, Corrupt)
+    held = (await residencies(agent))["mended"]
+    assert held.state == model_pb2.MODEL_STATE_RECOVERING
+    assert "model.safetensors can't be read" in held.reason
+    assert isinstance(await failure(answer(agent, "mended", 3)), NoAgent)
+    weights.write_bytes(whole)
+    assert (await load(agent, "mended", str(tmp_path)))[-1].message == "serving"
+    assert len(await answer(agent, "mended", 3)) == 5
+    await agent.Unload(agent_pb2.UnloadRequest(model=ref("mended")))
+
+
+async def test_a_load_that_is_withdrawn(agent: AgentAsyncStub, checkpoint: Path) -> None:
+    following = asyncio.create_task(failure(load(agent, "withdrawn", str(checkpoint))))
+    await wait_for(agent, "withdrawn", state=model_pb2.MODEL_STATE_INIT)
+    await agent.Unload(agent_pb2.UnloadRequest(model=ref("withdrawn")))
+    assert isinstance(await following, Cancelled)
+    assert len(children()) == 1
+
+
+async def test_a_killed_worker_is_told_to_its_streams_and_can_be_replaced(
+    agent: AgentAsyncStub, checkpoint: Path
+) -> None:
+    expected = [event.tokens for event in await answer(agent, "tiny", 10)]
+    call = agent.Generate(iter([start("tiny", LONG)]))
+    for _ in range(5):
+        await read(call)
+    (worker,) = children()
+    os.kill(worker.pid, signal.SIGKILL)
+    error = await failure(rest(call))
+    assert isinstance(error, WorkerCrashed)
+    assert "was ended by SIGKILL" in error.message
+    held = await wait_for(agent, "tiny", state=model_pb2.MODEL_STATE_RECOVERING)
+    assert "was ended by SIGKILL" in held.reason
+    assert held.nearest == model_pb2.MEDIUM_NVME
+    assert isinstance(await failure(answer(agent, "tiny", 3)), NoAgent)
+    assert (await load(agent, "tiny", checkpoint.as_uri()))[-1].message == "serving"
+    assert [event.tokens for event in await answer(agent, "tiny", 10)] == expected
+
+
+async def test_drain_hands_over_what_does_not_end_and_the_end_leaves_nothing(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    key = key_of(ResidencyKey(ModelRef("default", "tiny"), NODE))
+    before = set(children())
+    async with agent_in(tmp_path) as running_agent:
+        agent, store = running_agent.stub, running_agent.store
+        await load(agent, "tiny", str(checkpoint))
+        async with asyncio.timeout(WAIT):
+            while await store.get(key) is None:  # noqa: ASYNC110  # the store is asked as others do
+                await asyncio.sleep(0.02)
+        call = agent.Generate(iter([start("tiny", LONG)]))
+        await read(call)
+        draining = agent.Drain(agent_pb2.DrainRequest(grace_seconds=0.3))
+        await wait_for(agent, "tiny", state=model_pb2.MODEL_STATE_FROZEN)
+        health = health_pb2_grpc.HealthStub(running_agent.channel)
+        told = await health.Check(health_pb2.HealthCheckRequest())
+        assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert isinstance(await failure(answer(agent, "tiny", 3)), NoAgent)
+        assert isinstance(await failure(load(agent, "other", str(checkpoint))), NoAgent)
+        assert isinstance(await failure(rest(call)), AgentLost)
+        assert (await draining).handed_over == 1
+        assert (await agent.Status(agent_pb2.AgentStatusRequest())).status.draining
+    assert set(children()) == before
+    assert list((tmp_path / "run").iterdir()) == []
+    assert await store.get(key) is None
+    assert await store.get(key_of(AgentKey(NODE))) is None

@@ -1,0 +1,56 @@
+"""What a declaration asks for is done, or refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lite_llm.agent.sources import check_spec, directory_of
+from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, Unsupported
+from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
+
+
+def test_directories(tmp_path: Path) -> None:
+    spaced = tmp_path / "a b"
+    spaced.mkdir()
+    for uri in (str(spaced), spaced.as_uri(), f"file://localhost{spaced}".replace(" ", "%20")):
+        assert directory_of(ModelSource(uri=uri)) == spaced
+
+
+@pytest.mark.parametrize("scheme", ["s3", "az", "gs", "hf", "https", "http"])
+def test_other_schemes_are_named(scheme: str) -> None:
+    with pytest.raises(Unsupported, match=f"scheme '{scheme}'"):
+        directory_of(ModelSource(uri=f"{scheme}://bucket/model"))
+
+
+@pytest.mark.parametrize("uri", ["", "models/tiny", "file:", "file://elsewhere/model", "./x"])
+def test_what_is_no_directory_of_this_machine(uri: str) -> None:
+    with pytest.raises(InvalidRequest, match="names no directory of this machine"):
+        directory_of(ModelSource(uri=uri))
+
+
+def test_an_absent_directory(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="there is no directory"):
+        directory_of(ModelSource(uri=str(tmp_path / "absent")))
+
+
+def test_what_can_be_asked_for() -> None:
+    check_spec(ModelSpec())
+    check_spec(ModelSpec(backend="native", version="tiny-v1.0.0", aliases=["t"], generation=3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"backend": "vllm"}, "backend"),
+        ({"profile": "large"}, "profile"),
+        ({"tier_set": "wide"}, "tier_set"),
+        ({"pinned_tiers": ["fast"]}, "pinned_tiers"),
+        ({"require_signature": True}, "require_signature"),
+        ({"source": ModelSource(uri="/x", revision="main")}, "source.revision"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(Unsupported, match=f"{named} = .* is not supported") as refusal:
+        check_spec(ModelSpec(**fields))
+    assert refusal.value.where == named
