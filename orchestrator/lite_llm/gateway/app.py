@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -63,8 +64,11 @@ async def serving_http(
         try:
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
         except OSError as error:
+            # asyncio puts an essay where the system has three words; failed look-ups count below 0.
+            number = error.errno or 0
+            words = os.strerror(number) if number > 0 else error.strerror
             raise InvalidSettings(
-                f"can't listen on {address}: {(error.strerror or str(error)).lower()}",
+                f"can't listen on {address}: {words}",
                 where=address,
                 remedy="choose a free port and an address of this machine",
             ) from error

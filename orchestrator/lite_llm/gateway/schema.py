@@ -139,28 +139,28 @@ class Usage(Struct, frozen=True, kw_only=True):
         )
 
 
-class Completion(Struct, frozen=True, kw_only=True, omit_defaults=False):
+class Completion(Struct, frozen=True, kw_only=True):
     """A whole answer, or one chunk of a streamed one."""
 
     id: str
+    object: Literal["text_completion"] = "text_completion"
     created: int
     """Seconds since the epoch."""
     model: str
     choices: tuple[Choice, ...]
     usage: Usage | None = None
-    object: Literal["text_completion"] = "text_completion"
 
 
 class Model(Struct, frozen=True, kw_only=True):
     id: str
+    object: Literal["model"] = "model"
     created: int = 0  # the metadata store does not say, and OpenAI's clients want a number
     owned_by: str = "lite-llm"
-    object: Literal["model"] = "model"
 
 
 class ModelList(Struct, frozen=True, kw_only=True):
-    data: tuple[Model, ...]
     object: Literal["list"] = "list"
+    data: tuple[Model, ...]
 
 
 def decode(body: bytes, kind: type[S]) -> S:

@@ -26,6 +26,7 @@ from lite_llm.proto.v1.generate_pb2 import (
     Usage,
 )
 from lite_llm.proto.v1.orchestrator_pb2 import (
+    DESCRIPTOR,
     DrainAgentRequest,
     ListAgentsRequest,
     ListAgentsResponse,
@@ -44,7 +45,7 @@ from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorServicer
 from lite_llm.telemetry import Metrics
 from lite_llm.wire import ref_from_proto
 
-SERVICE = "lite_llm.v1.Orchestrator"
+SERVICE = DESCRIPTOR.services_by_name["Orchestrator"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

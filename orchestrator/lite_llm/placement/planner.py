@@ -50,24 +50,27 @@ def plan_for(view: ClusterView, model: ModelRef) -> Plan:
         raise ModelNotFound(
             f"the model {model} does not exist", where="model", remedy="GET /v1/models lists all"
         )
-    able = [agent for agent in view.agents.values() if agent.health.healthy and not agent.draining]
-    held = view.residencies.get(model, {})
-    serving = [
-        agent
-        for agent in able
-        if agent.node in held and state_from_proto(held[agent.node].state).takes_requests
-    ]
-    if serving:
-        return Serve(_least_busy(serving))
+    if serving := _serving(view, model):
+        return Serve(min(serving, key=lambda agent: (_requests(agent), agent.node)))
     if claims := view.assignments.get(model):
         return Wait(f"{min(claims)} is loading {model}", loading=True)
-    if able:
+    if able := [agent for agent in view.agents.values() if _is_able(agent)]:
         return Load(_emptiest(able, view), spec)
     return Wait("no agent is healthy and takes new models", loading=False)
 
 
-def _least_busy(agents: Iterable[AgentStatus]) -> AgentStatus:
-    return min(agents, key=lambda agent: (_requests(agent), agent.node))
+def _serving(view: ClusterView, model: ModelRef) -> list[AgentStatus]:
+    return [
+        agent
+        for node, residency in view.residencies.get(model, {}).items()
+        if state_from_proto(residency.state).takes_requests
+        and (agent := view.agents.get(node)) is not None
+        and _is_able(agent)
+    ]
+
+
+def _is_able(agent: AgentStatus) -> bool:
+    return agent.health.healthy and not agent.draining
 
 
 def _emptiest(agents: Iterable[AgentStatus], view: ClusterView) -> AgentStatus:

@@ -1,0 +1,1 @@
+"""The ``lite-llm`` command; stands on top and may import every program, lazily."""

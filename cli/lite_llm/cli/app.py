@@ -1,0 +1,160 @@
+"""The commands. Programs are imported when a command runs: help must not wait for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lite_llm.cli import options
+
+app = typer.Typer(
+    help="Serve many language models from one machine or one cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        envvar="LITE_LLM_STATE_DIR",
+        help="Logs and sockets of workers. Left out: a temporary one, removed at the end.",
+    ),
+]
+
+
+@app.command()
+def up(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="[NAME=]DIR",
+            help="Directory of a Hugging Face checkpoint; the name is made of it if none is given."
+            " May be repeated.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8080,
+    state_dir: StateDir = None,
+    etcd: options.Etcd = "",
+    etcd_ca: options.EtcdCa = None,
+    etcd_cert: options.EtcdCert = None,
+    etcd_key: options.EtcdKey = None,
+    etcd_user: options.EtcdUser = "",
+    log_level: options.LogLevel = "warning",
+    log_format: options.LogFormat = "auto",
+) -> None:
+    """Run everything on this machine: serve models over OpenAI's API until Ctrl-C.
+
+    Without --etcd the cluster's shared memory lives in this process.
+    """
+    from lite_llm.cli.declarations import parsed
+    from lite_llm.cli.lifetime import run
+    from lite_llm.cli.up import UpSettings
+    from lite_llm.cli.up import up as serve
+    from lite_llm.telemetry import logs
+
+    settings = UpSettings(
+        models=parsed(model or ()),
+        listen=f"{host}:{port}",
+        store=options.store_settings(
+            etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user
+        ),
+        state_directory=state_dir,
+    )
+    logs.configure(log_level, format=log_format)
+    run(serve(settings))
+
+
+@app.command()
+def orchestrator(
+    etcd: options.Etcd,
+    etcd_ca: options.EtcdCa = None,
+    etcd_cert: options.EtcdCert = None,
+    etcd_key: options.EtcdKey = None,
+    etcd_user: options.EtcdUser = "",
+    listen: Annotated[
+        str, typer.Option(envvar="LITE_LLM_LISTEN", help="host:port of OpenAI's API.")
+    ] = "127.0.0.1:8080",
+    listen_grpc: Annotated[
+        str, typer.Option(envvar="LITE_LLM_LISTEN_GRPC", help="host:port of the gRPC service.")
+    ] = "127.0.0.1:8081",
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    log_level: options.LogLevel = "info",
+    log_format: options.LogFormat = "auto",
+) -> None:
+    """Run the door to a cluster: any number may run beside each other."""
+    from lite_llm.cli.lifetime import run
+    from lite_llm.cli.programs import serve
+    from lite_llm.orchestrator import OrchestratorSettings, running
+    from lite_llm.telemetry import logs
+
+    tls = options.tls_files(tls_ca, tls_cert, tls_key)
+    settings = OrchestratorSettings(
+        listen_http=listen, listen_grpc=listen_grpc, grpc_tls=tls, agent_tls=tls
+    )
+    store = options.store_settings(etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user)
+    logs.configure(log_level, format=log_format)
+    run(serve(running, settings, store))
+
+
+@app.command()
+def agent(
+    etcd: options.Etcd,
+    etcd_ca: options.EtcdCa = None,
+    etcd_cert: options.EtcdCert = None,
+    etcd_key: options.EtcdKey = None,
+    etcd_user: options.EtcdUser = "",
+    node: Annotated[
+        str, typer.Option(envvar="LITE_LLM_NODE", help="Its name; left out: this host's.")
+    ] = "",
+    listen: Annotated[
+        str, typer.Option(envvar="LITE_LLM_LISTEN", help="host:port of the gRPC service.")
+    ] = "127.0.0.1:0",
+    advertise_host: Annotated[
+        str,
+        typer.Option(
+            envvar="LITE_LLM_ADVERTISE_HOST",
+            help="Where others find it, if not at --listen.",
+        ),
+    ] = "",
+    state_dir: StateDir = None,
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    log_level: options.LogLevel = "info",
+    log_format: options.LogFormat = "auto",
+) -> None:
+    """Run the daemon that owns this machine and serves models on it: one per machine."""
+    from lite_llm.agent import AgentSettings, running
+    from lite_llm.agent.settings import host_node
+    from lite_llm.cli.lifetime import run, state_directory
+    from lite_llm.cli.programs import serve
+    from lite_llm.telemetry import logs
+
+    store = options.store_settings(etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user)
+    with state_directory(state_dir) as directory:
+        settings = AgentSettings(
+            state_directory=directory,
+            node=node or host_node(),
+            listen=listen,
+            advertise_host=advertise_host,
+            tls=options.tls_files(tls_ca, tls_cert, tls_key),
+        )
+        logs.configure(log_level, format=log_format)
+        run(serve(running, settings, store))
+
+
+@app.command()
+def version() -> None:
+    """Print what is installed."""
+    from importlib import metadata
+
+    typer.echo(f"lite-llm {metadata.version('lite-llm')}")

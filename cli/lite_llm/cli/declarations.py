@@ -1,0 +1,103 @@
+"""Models named on the command line, as declarations in the metadata store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lite_llm.contracts import DEFAULT_NAMESPACE, ModelRef
+from lite_llm.contracts.errors import Conflict, InvalidName, InvalidSettings, ModelNotFound
+from lite_llm.contracts.identity import MAX_NAME_LENGTH
+from lite_llm.contracts.keyspace import ModelKey, key_of
+from lite_llm.metastore import Absent, AtRevision, Delete, Put, Store
+from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
+from lite_llm.wire import dumps, ref_to_proto
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A directory that holds a checkpoint, and the name under which it is served."""
+
+    model: ModelRef
+    directory: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Declaration:
+        """From ``DIR`` or ``NAME=DIR``; :class:`ModelNotFound` if no checkpoint lies there."""
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = "", text
+        directory = Path(path).expanduser().resolve()
+        if not directory.is_dir():
+            raise ModelNotFound(
+                f"{path!r} is not a directory",
+                where="--model",
+                remedy="give the directory of a Hugging Face checkpoint",
+            )
+        if not (directory / "config.json").is_file():
+            raise ModelNotFound(
+                f"{path!r} has no config.json",
+                where="--model",
+                remedy="give the directory of a Hugging Face checkpoint",
+            )
+        return cls(ModelRef(DEFAULT_NAMESPACE, name or name_of(directory)), directory)
+
+    def spec(self) -> ModelSpec:
+        """What is written for others to serve."""
+        return ModelSpec(
+            ref=ref_to_proto(self.model), source=ModelSource(uri=self.directory.as_uri())
+        )
+
+
+def name_of(directory: Path) -> str:
+    """A model name made of the directory's: ``Llama 3.1`` is served as ``llama-3.1``."""
+    words = re.sub(r"[^a-z0-9.]+", "-", directory.name.lower())
+    labels = (label.strip("-") for label in words[:MAX_NAME_LENGTH].split("."))
+    if name := ".".join(filter(None, labels)):
+        return name
+    raise InvalidName(
+        f"no name can be made of {str(directory)!r}", where="--model", remedy="write NAME=DIR"
+    )
+
+
+def parsed(texts: Iterable[str]) -> tuple[Declaration, ...]:
+    """Every ``--model``; :class:`InvalidSettings` if two would have one name."""
+    found: dict[ModelRef, Declaration] = {}
+    for text in texts:
+        declaration = Declaration.parse(text)
+        if other := found.get(declaration.model):
+            raise InvalidSettings(
+                f"{declaration.directory} and {other.directory} are both {declaration.model.name}",
+                where="--model",
+                remedy="write NAME=DIR to name one of them otherwise",
+            )
+        found[declaration.model] = declaration
+    return tuple(found.values())
+
+
+@asynccontextmanager
+async def declared(store: Store, declarations: Iterable[Declaration]) -> AsyncIterator[None]:
+    """In the store while the block runs. What somebody else declared there stays as it is.
+
+    :class:`Conflict` if one of the names stands for something else already.
+    """
+    written: dict[str, int] = {}
+    try:
+        for declaration in declarations:
+            key, value = key_of(ModelKey(declaration.model)), dumps(declaration.spec())
+            result = await store.transact(when=[Absent(key)], then=[Put(key, value)])
+            if result.succeeded:
+                written[key] = result.revision
+            elif (found := result.found[0]) is None or found.value != value:
+                raise Conflict(
+                    f"{declaration.model} is declared already, and otherwise",
+                    where=key,
+                    remedy="write NAME=DIR to name yours otherwise",
+                )
+        yield
+    finally:
+        for key, revision in written.items():
+            await store.transact(when=[AtRevision(key, revision)], then=[Delete(key)])

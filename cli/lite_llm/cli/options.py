@@ -1,0 +1,159 @@
+"""Options that several commands share, each spelled once, and the settings they make.
+
+The environment is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
+
+import typer
+
+from lite_llm.contracts.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from lite_llm.metastore import StoreSettings
+    from lite_llm.wire import TlsFiles
+
+_ETCD, _TLS, _LOGS = "etcd", "Mutual TLS between programs", "Logs"
+
+Etcd = Annotated[
+    str,
+    typer.Option(
+        "--etcd",
+        metavar="URL[,URL]",
+        envvar="LITE_LLM_ETCD",
+        help="Members of the cluster: http://host:2379, or https://host:2379 with --etcd-ca.",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--etcd-ca",
+        envvar="LITE_LLM_ETCD_CA",
+        help="PEM file of the authority that signed etcd's certificate.",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--etcd-cert",
+        envvar="LITE_LLM_ETCD_CERT",
+        help="PEM file of our certificate, where etcd asks for one.",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--etcd-key",
+        envvar="LITE_LLM_ETCD_KEY",
+        help="PEM file of our certificate's key.",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdUser = Annotated[
+    str,
+    typer.Option(
+        "--etcd-user",
+        metavar="NAME[:PASSWORD]",
+        envvar="LITE_LLM_ETCD_USER",
+        help="Better in the environment than on a command line that others can read.",
+        rich_help_panel=_ETCD,
+    ),
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="LITE_LLM_TLS_CA",
+        help="PEM file of the authority that signs every program's certificate.",
+        rich_help_panel=_TLS,
+    ),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        envvar="LITE_LLM_TLS_CERT",
+        help="PEM file of this program's certificate.",
+        rich_help_panel=_TLS,
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key",
+        envvar="LITE_LLM_TLS_KEY",
+        help="PEM file of that certificate's key.",
+        rich_help_panel=_TLS,
+    ),
+]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option(
+        "--log-level",
+        envvar="LITE_LLM_LOG_LEVEL",
+        help="From which level up.",
+        rich_help_panel=_LOGS,
+    ),
+]
+LogFormat = Annotated[
+    Literal["auto", "json", "text"],
+    typer.Option(
+        "--log-format",
+        envvar="LITE_LLM_LOG_FORMAT",
+        help="auto is text on a terminal and else JSON.",
+        rich_help_panel=_LOGS,
+    ),
+]
+
+
+def store_settings(
+    etcd: str, *, ca: Path | None, cert: Path | None, key: Path | None, user: str
+) -> StoreSettings:
+    """How to reach the metadata store; an empty ``etcd`` is the one inside this process."""
+    from lite_llm.metastore import StoreSettings, StoreTls
+
+    members = [_member(url) for url in etcd.split(",")] if etcd else []
+    encrypted = {scheme == "https" for scheme, _ in members}
+    if len(encrypted) > 1:
+        raise _wrong("--etcd", "some members use TLS and some don't", "use https:// for all")
+    if encrypted == {True} and ca is None:
+        raise _wrong("--etcd-ca", "etcd is asked for TLS without an authority", "give --etcd-ca")
+    if encrypted != {True} and (ca or cert or key):
+        raise _wrong("--etcd", "there are TLS files for etcd without TLS", "write https://")
+    name, _, password = user.partition(":")
+    return StoreSettings(
+        endpoints=tuple(endpoint for _, endpoint in members),
+        tls=StoreTls(authority=ca, certificate=cert, key=key) if ca else None,
+        user=name,
+        password=password,
+    )
+
+
+def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
+    """All three, or None of them."""
+    from lite_llm.wire import TlsFiles
+
+    if ca and cert and key:
+        return TlsFiles(authority=ca, certificate=cert, key=key)
+    if ca or cert or key:
+        raise _wrong("--tls-ca", "some TLS files are missing", "give --tls-ca, -cert and -key")
+    return None
+
+
+def _member(url: str) -> tuple[str, str]:
+    """Scheme and ``host:port``."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or parts.path not in ("", "/"):
+        raise _wrong("--etcd", f"{url!r} is not an address of etcd", "write http://host:2379")
+    return parts.scheme, parts.netloc
+
+
+def _wrong(where: str, message: str, remedy: str) -> InvalidSettings:
+    return InvalidSettings(message, where=where, remedy=remedy)

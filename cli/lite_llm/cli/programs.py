@@ -1,0 +1,22 @@
+"""One program of a cluster, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from lite_llm.metastore import Store, StoreSettings, open_store
+
+S = TypeVar("S")
+
+
+async def serve(
+    running: Callable[[S, Store], AbstractAsyncContextManager[object]],
+    settings: S,
+    store_settings: StoreSettings,
+) -> None:
+    """Keep ``running`` open until cancelled."""
+    async with open_store(store_settings) as store, running(settings, store):
+        await asyncio.Event().wait()

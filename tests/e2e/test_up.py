@@ -1,0 +1,107 @@
+"""``lite-llm up`` from a checkpoint to OpenAI's client, and back to nothing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+
+from lite_llm.contracts import outcomes
+from lite_llm.testing.command import Command
+from lite_llm.testing.guard import Guard, free_ports, marked_processes
+
+PROMPTS = ("the quick brown fox", "a model costs nothing", "x")
+
+
+def assert_left_nothing(up: Command, guard: Guard, port: int) -> None:
+    """No process, no file, no socket, no traceback."""
+    assert "Traceback" not in up.output
+    assert list(marked_processes(guard.mark)) == []
+    assert list(up.scratch.rglob("*")) == []
+    with socket.socket() as prober:
+        assert prober.connect_ex(("127.0.0.1", port)) != 0
+
+
+def ask_as_printed(output: str) -> tuple[str, str]:
+    """The answers to the printed curl line and to the printed snippet."""
+    _, _, advice = output.partition("until Ctrl-C\n")
+    curl, _, snippet = advice.strip().partition("\n")
+    program, url, _, header, _, body = shlex.split(curl)
+    assert program == "curl"
+    headers = dict([header.split(": ")])
+    request = urllib.request.Request(url, body.encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        text = json.load(response)["choices"][0]["text"]
+    lines = "\n".join(line.strip() for line in snippet.splitlines())
+    ran = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return text, ran.stdout
+
+
+def test_a_directory_becomes_an_api_and_leaves_nothing(
+    guard: Guard, checkpoint: Path, expected: Callable[[str, int], tuple[str, list[int]]]
+) -> None:
+    (port,) = free_ports(1)
+    up = Command(guard, "up", "--model", str(checkpoint), "--port", str(port))
+    up.wait_said("OpenAI(")
+    with openai.OpenAI(
+        base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0
+    ) as client:
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        for prompt in PROMPTS:
+            stream = client.completions.create(
+                model="tiny", prompt=prompt, max_tokens=32, temperature=0, stream=True
+            )
+            text = "".join(choice.text for chunk in stream for choice in chunk.choices)
+            assert text == expected(prompt, 32)[0]
+    assert all(ask_as_printed(up.output))
+    assert list(up.scratch.iterdir()), "the state of a running agent lies here"
+    assert up.terminated() == 0
+    assert_left_nothing(up, guard, port)
+
+
+def test_without_a_model_it_starts_what_exists_until_ctrl_c(guard: Guard) -> None:
+    (port,) = free_ports(1)
+    up = Command(guard, "up", "--port", str(port))
+    up.wait_said("no model yet: pass --model DIR")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as response:
+        assert response.status == 200
+    up.process.send_signal(signal.SIGINT)
+    assert up.wait_ended() == 0
+    assert_left_nothing(up, guard, port)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(guard: Guard) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = Command(guard, "up", "--port", str(port))
+        assert up.wait_ended() == outcomes.CONFIG
+    assert up.output.splitlines() == [
+        f"lite-llm: can't listen on 127.0.0.1:{port}: Address already in use: "
+        "choose a free port and an address of this machine"
+    ]
+    assert_left_nothing(up, guard, port)
+
+
+def test_a_model_that_can_t_be_run_is_said_in_one_line(
+    guard: Guard, checkpoint: Path, tmp_path: Path
+) -> None:
+    strange = shutil.copytree(checkpoint, tmp_path / "strange")
+    config = json.loads((strange / "config.json").read_text())
+    config |= {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
+    (strange / "config.json").write_text(json.dumps(config))
+    (port,) = free_ports(1)
+    up = Command(guard, "up", "--model", str(strange), "--port", str(port))
+    assert up.wait_ended() == outcomes.DATA
+    (line,) = [line for line in up.output.splitlines() if line.startswith("lite-llm: ")]
+    assert "mamba" in line.lower()
+    assert_left_nothing(up, guard, port)
