@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,18 @@ def control_plane() -> Iterator[ControlPlane]:
     """A fresh, isolated control plane; ``kubeconfig`` is its administrator's."""
     with ControlPlane() as plane:
         yield plane
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells the one that writes the summary what it started."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["started"] = dict(STARTED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Count what a worker started, unless it died."""
+    STARTED.update(getattr(node, "workeroutput", {}).get("started", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,7 +8,9 @@ removes the directory. The mark is inherited, so grandchildren in sessions of th
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +28,7 @@ from typing import Self
 MARK = "LITE_LLM_GUARD"
 """Environment variable whose value names the guard that owns a process."""
 
+PORTS = range(12_000, 32_000)
 SCAN_SECONDS = (
     0.05  # a child between fork and exec still shows its parent's environment: look again
 )
@@ -91,6 +94,12 @@ class Guard:
         STARTED[argv[0]] += 1
         return child
 
+    def undo(self, argv: Sequence[str]) -> None:
+        """Run ``argv`` when all is swept: for what is neither a process nor a file."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(list(argv)).encode() + b"\n")
+        self._process.stdin.flush()
+
     def log_tail(self, log: str, *, num_bytes: int = 4000) -> str:
         """The last ``num_bytes`` bytes of a log, for error messages."""
         path = self.directory / log
@@ -106,15 +115,25 @@ def find_program(name: str, *, remedy: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` distinct TCP ports, free on 127.0.0.1 a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
+    """``count`` TCP ports that are free on 127.0.0.1 and that no other test process is told.
+
+    They lie below the ephemeral range, so that no client's connection can take one meanwhile.
+    """
+    ports: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0lite-llm-port-{port}")  # an abstract name: gone when this process is
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        claim.detach()
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise MissingServer(f"fewer than {count} ports are free: wait for other test runs to end")
 
 
 def marked_processes(mark: str) -> Iterator[int]:
@@ -145,8 +164,10 @@ def _sweep(mark: str) -> None:
 def _main(mark: str, directory: str) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    sys.stdin.buffer.read()  # returns when the last owner of the pipe is gone
+    to_undo = list(sys.stdin)  # complete when the last owner of the pipe is gone
     _sweep(mark)
+    for line in reversed(to_undo):
+        subprocess.run(json.loads(line), check=False)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -68,5 +68,14 @@ def test_a_missing_program_names_the_remedy() -> None:
         find_program("no-such-server", remedy="apt install it")
 
 
-def test_ports_are_distinct() -> None:
-    assert len(set(free_ports(20))) == 20
+def test_no_port_is_given_twice() -> None:
+    program = "from lite_llm.testing.guard import free_ports; print(*free_ports(200)); input()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = {int(port) for port in other.stdout.readline().split()}
+        ours = free_ports(200) + free_ports(200)
+        other.communicate("\n")
+    assert len(set(ours) | theirs) == 600
