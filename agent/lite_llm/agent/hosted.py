@@ -63,7 +63,7 @@ class HostedModel:
         )
 
     def begin(self, spec: model_pb2.ModelSpec) -> None:
-        """A load of ``spec`` is decided on: :meth:`run` follows, and earlier faults are forgotten."""
+        """A load of ``spec`` is decided on: :meth:`run` follows, earlier faults are forgotten."""
         self.spec, self._error, self._progress = spec, None, LoadProgress()
         self._progressed(LoadProgress(phase=generate_pb2.LOAD_PHASE_QUEUE, remaining_seconds=-1.0))
 

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from lite_llm.contracts.errors import (
     WorkerCrashed,
 )
 from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
-from lite_llm.metastore import MemoryStore
+from lite_llm.metastore import Store, StoreSettings, open_store
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
 from lite_llm.testing.checkpoints import Shape, tiny_llama
@@ -52,20 +51,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("checkpoint"), seed=5, shape=Shape(context=20_000))
 
 
-@dataclass(frozen=True)
-class Running:
-    stub: AgentAsyncStub
-    channel: grpc.aio.Channel
-    store: MemoryStore
-    state: Path
-
-
 @asynccontextmanager
-async def agent_in(state: Path) -> AsyncIterator[Running]:
-    store = MemoryStore()
+async def agent_in(state: Path, store: Store) -> AsyncIterator[grpc.aio.Channel]:
     settings = AgentSettings(state_directory=state, node=NODE, worker_threads=1)
     async with running(settings, store) as agent, open_channel(agent.grpc_address) as channel:
-        yield Running(AgentStub(channel), channel, store, state)
+        yield channel
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -73,10 +63,25 @@ async def agent(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[AgentAsyncStub]:
     """Holds the model ``tiny``."""
-    async with agent_in(tmp_path_factory.mktemp("agent")) as running_agent:
-        await load(running_agent.stub, "tiny", checkpoint.as_uri())
-        yield running_agent.stub
+    state = tmp_path_factory.mktemp("agent")
+    async with open_store(StoreSettings()) as store, agent_in(state, store) as channel:
+        stub: AgentAsyncStub = AgentStub(channel)
+        await a_load_tells_its_progress_and_a_repeated_one_joins(stub, checkpoint.as_uri())
+        yield stub
     assert children() == []
+
+
+async def a_load_tells_its_progress_and_a_repeated_one_joins(
+    agent: AgentAsyncStub, uri: str
+) -> None:
+    for steps in await asyncio.gather(load(agent, "tiny", uri), load(agent, "tiny", uri)):
+        assert [step.phase for step in steps] == sorted(step.phase for step in steps)
+        assert steps[0].message == "cold: starting a worker process"
+        last = steps[-1]
+        assert (last.state, last.message) == (model_pb2.MODEL_STATE_ACTIVE, "serving")
+        assert last.done_bytes == last.total_bytes > 0
+        assert last.remaining_seconds == 0
+    assert len(children()) == 1
 
 
 def children() -> list[psutil.Process]:
@@ -151,27 +156,11 @@ async def wait_for(agent: AgentAsyncStub, name: str, **expected: int) -> agent_p
     raise AssertionError("the watch ended")
 
 
-async def test_a_load_tells_its_progress_and_a_repeated_one_joins(
-    agent: AgentAsyncStub, checkpoint: Path
-) -> None:
-    first, second = await asyncio.gather(
-        load(agent, "joined", str(checkpoint)), load(agent, "joined", str(checkpoint))
-    )
-    assert len(children()) == 2  # of tiny, and one for both loads
-    for steps in (first, second):
-        assert [step.phase for step in steps] == sorted(step.phase for step in steps)
-        assert steps[0].message == "cold: starting a worker process"
-        last = steps[-1]
-        assert (last.state, last.message) == (model_pb2.MODEL_STATE_ACTIVE, "serving")
-        assert last.done_bytes == last.total_bytes > 0
-        assert last.remaining_seconds == 0
-    (again,) = await load(agent, "joined", str(checkpoint))
-    assert again.state == model_pb2.MODEL_STATE_ACTIVE
-    elsewhere = await failure(load(agent, "joined", str(checkpoint.parent)))
+async def test_a_load_of_what_is_there(agent: AgentAsyncStub, checkpoint: Path) -> None:
+    (progress,) = await load(agent, "tiny", checkpoint.as_uri())
+    assert progress.state == model_pb2.MODEL_STATE_ACTIVE
+    elsewhere = await failure(load(agent, "tiny", str(checkpoint.parent)))
     assert isinstance(elsewhere, InvalidRequest)
-    await agent.Unload(agent_pb2.UnloadRequest(model=ref("joined")))
-    assert "joined" not in await residencies(agent)
-    assert len(children()) == 1
 
 
 async def test_an_answer(agent: AgentAsyncStub) -> None:
@@ -264,6 +253,8 @@ async def test_a_corrupt_checkpoint_is_told_and_can_be_replaced(
     assert (await load(agent, "mended", str(tmp_path)))[-1].message == "serving"
     assert len(await answer(agent, "mended", 3)) == 5
     await agent.Unload(agent_pb2.UnloadRequest(model=ref("mended")))
+    assert set(await residencies(agent)) == {"tiny"}
+    assert len(children()) == 1
 
 
 async def test_a_load_that_is_withdrawn(agent: AgentAsyncStub, checkpoint: Path) -> None:
@@ -299,25 +290,23 @@ async def test_drain_hands_over_what_does_not_end_and_the_end_leaves_nothing(
 ) -> None:
     key = key_of(ResidencyKey(ModelRef("default", "tiny"), NODE))
     before = set(children())
-    async with agent_in(tmp_path) as running_agent:
-        agent, store = running_agent.stub, running_agent.store
-        await load(agent, "tiny", str(checkpoint))
-        async with asyncio.timeout(WAIT):
-            while await store.get(key) is None:  # noqa: ASYNC110  # the store is asked as others do
-                await asyncio.sleep(0.02)
-        call = agent.Generate(iter([start("tiny", LONG)]))
-        await read(call)
-        draining = agent.Drain(agent_pb2.DrainRequest(grace_seconds=0.3))
-        await wait_for(agent, "tiny", state=model_pb2.MODEL_STATE_FROZEN)
-        health = health_pb2_grpc.HealthStub(running_agent.channel)
-        told = await health.Check(health_pb2.HealthCheckRequest())
-        assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert isinstance(await failure(answer(agent, "tiny", 3)), NoAgent)
-        assert isinstance(await failure(load(agent, "other", str(checkpoint))), NoAgent)
-        assert isinstance(await failure(rest(call)), AgentLost)
-        assert (await draining).handed_over == 1
-        assert (await agent.Status(agent_pb2.AgentStatusRequest())).status.draining
+    async with open_store(StoreSettings()) as store:
+        async with agent_in(tmp_path, store) as channel:
+            agent: AgentAsyncStub = AgentStub(channel)
+            await load(agent, "tiny", str(checkpoint))
+            call = agent.Generate(iter([start("tiny", LONG)]))
+            await read(call)
+            draining = agent.Drain(agent_pb2.DrainRequest(grace_seconds=0.3))
+            await wait_for(agent, "tiny", state=model_pb2.MODEL_STATE_FROZEN)
+            health = health_pb2_grpc.HealthStub(channel)
+            told = await health.Check(health_pb2.HealthCheckRequest())
+            assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert isinstance(await failure(answer(agent, "tiny", 3)), NoAgent)
+            assert isinstance(await failure(load(agent, "other", str(checkpoint))), NoAgent)
+            assert isinstance(await failure(rest(call)), AgentLost)
+            assert (await draining).handed_over == 1
+            assert (await agent.Status(agent_pb2.AgentStatusRequest())).status.draining
+        assert await store.get(key) is None
+        assert await store.get(key_of(AgentKey(NODE))) is None
     assert set(children()) == before
     assert list((tmp_path / "run").iterdir()) == []
-    assert await store.get(key) is None
-    assert await store.get(key_of(AgentKey(NODE))) is None

@@ -11,7 +11,7 @@ from lite_llm.contracts.errors import Internal, InvalidRequest
 from lite_llm.engine import Sampling, choose
 
 LOGITS_V = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0])
-MANY = 2000
+MANY = 600
 
 
 def counts(sampling: Sampling) -> Counter[int]:

@@ -1,0 +1,183 @@
+"""The store says what the agent is and holds, as long as the agent lives and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lite_llm.agent import AgentSettings
+from lite_llm.agent.models import Models
+from lite_llm.agent.registration import Registration, registered
+from lite_llm.agent.service import AgentService
+from lite_llm.agent.state_directory import StateDirectory
+from lite_llm.contracts import ModelRef
+from lite_llm.contracts.errors import Internal
+from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
+from lite_llm.metastore import (
+    Entry,
+    MemoryStore,
+    Snapshot,
+    Store,
+    Written,
+    open_store,
+)
+from lite_llm.proto.v1 import agent_pb2, model_pb2
+from lite_llm.testing.etcd import EtcdServer, etcd_server
+from lite_llm.wire import loads, ref_to_proto
+
+WAIT = 30.0  # seconds; for the machine's worst day
+NODE = "node-1"
+AGENT_KEY = key_of(AgentKey(NODE))
+TINY = ModelRef("default", "tiny")
+MODEL_KEY = key_of(ResidencyKey(TINY, NODE))
+
+
+class Node:
+    """An agent's models and service, without its server."""
+
+    def __init__(self, state: Path) -> None:
+        self.settings = AgentSettings(
+            state_directory=state, node=NODE, heartbeat_seconds=0.3, lease_seconds=1.0, zone="z"
+        )
+        self.models = Models(StateDirectory(state), self.settings)
+        self.service = AgentService(self.settings, self.models)  # type: ignore[abstract]
+
+    @asynccontextmanager
+    async def registered(self, store: Store) -> AsyncIterator[None]:
+        registration = Registration(store, self.settings, self.service, self.models.changes)
+        async with registered(registration):
+            yield
+
+    async def hold(self, source: Path) -> None:
+        """A model whose load fails at once, for there is nowhere to write its worker's log."""
+        spec = model_pb2.ModelSpec(ref=ref_to_proto(TINY), generation=7)
+        spec.source.uri = str(source)
+        with pytest.raises(Internal, match="FileNotFoundError while holding default/tiny"):
+            async for _ in self.models.load(spec).follow_load():
+                pass
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "state")
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[EtcdServer]:
+    with etcd_server() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Backend:
+    store: Store
+    wipe: Callable[[], None]
+
+
+@pytest.fixture(params=["memory", "etcd"])
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    if request.param == "memory":
+        memory = MemoryStore()
+        yield Backend(memory, memory.wipe)
+        memory.close()
+        return
+    server: EtcdServer = request.getfixturevalue("etcd")
+    async with open_store(server.settings()) as store:
+        yield Backend(store, server.wipe)
+
+
+async def status_when(
+    store: Store, wanted: Callable[[agent_pb2.AgentStatus], bool]
+) -> agent_pb2.AgentStatus:
+    """The agent's stored status once it is as wanted."""
+    async with asyncio.timeout(WAIT), store.watch(AGENT_KEY) as events:
+        async for event in events:
+            match event:
+                case Snapshot(entries=[Entry(value=value), *_]) | Written(Entry(value=value)):
+                    status = loads(value, agent_pb2.AgentStatus, where=AGENT_KEY)
+                    if wanted(status):
+                        return status
+    raise AssertionError("the watch ended")
+
+
+async def model_when(
+    store: Store, wanted: Callable[[agent_pb2.Residency | None], bool]
+) -> agent_pb2.Residency | None:
+    """The model's stored residency, or None for its absence, once it is as wanted."""
+    async with asyncio.timeout(WAIT), store.watch(MODEL_KEY) as events:
+        async for event in events:
+            held = None
+            match event:
+                case Snapshot(entries=[Entry(value=value), *_]) | Written(Entry(value=value)):
+                    held = loads(value, agent_pb2.Residency, where=MODEL_KEY)
+            if wanted(held):
+                return held
+    raise AssertionError("the watch ended")
+
+
+def is_recovering(held: agent_pb2.Residency | None) -> bool:
+    return held is not None and held.state == model_pb2.MODEL_STATE_RECOVERING
+
+
+def is_absent(held: agent_pb2.Residency | None) -> bool:
+    return held is None
+
+
+async def test_an_agent_is_in_the_store_while_it_runs(backend: Backend, node: Node) -> None:
+    store = backend.store
+    async with node.registered(store):
+        first = await status_when(store, lambda status: True)
+        assert (first.node, first.zone, first.health.healthy) == (NODE, "z", True)
+        later = await status_when(store, lambda status: status.heartbeat > first.heartbeat + 1)
+        assert later.incarnation == first.incarnation
+    assert await store.get(AGENT_KEY) is None
+
+
+async def test_models_come_and_go_in_the_store(
+    backend: Backend, node: Node, tmp_path: Path
+) -> None:
+    store = backend.store
+    async with node.registered(store):
+        await node.hold(tmp_path)
+        held = await model_when(store, is_recovering)
+        assert held is not None
+        assert held.reason == "FileNotFoundError while holding default/tiny"
+        assert held.observed_generation == 7
+        await node.models.unload(TINY, 0)
+        await model_when(store, is_absent)
+        await node.hold(tmp_path)
+        await model_when(store, is_recovering)
+    assert await store.get(MODEL_KEY) is None
+
+
+async def test_an_agent_whose_store_was_wiped_registers_again(
+    backend: Backend, node: Node, tmp_path: Path
+) -> None:
+    store = backend.store
+    async with node.registered(store):
+        await node.hold(tmp_path)
+        before = await status_when(store, lambda status: True)
+        await asyncio.to_thread(backend.wipe)
+        await status_when(store, lambda status: status.heartbeat > before.heartbeat + 1)
+        await model_when(store, is_recovering)
+        assert node.service.trouble == ""
+
+
+async def test_an_agent_without_its_store_says_so_and_comes_back(
+    etcd: EtcdServer, node: Node
+) -> None:
+    async with open_store(etcd.settings()) as store, node.registered(store):
+        before = await status_when(store, lambda status: True)
+        await asyncio.to_thread(etcd.kill)
+        async with asyncio.timeout(WAIT):
+            while not node.service.trouble:
+                await node.models.changes.beyond(node.models.changes.version)
+        assert not node.service.report().status.health.healthy
+        await asyncio.to_thread(etcd.start)
+        after = await status_when(store, lambda status: status.heartbeat > before.heartbeat + 1)
+        assert after.incarnation == before.incarnation
