@@ -1,6 +1,6 @@
 """How programs talk: gRPC servers and channels, errors across them, messages as stored values."""
 
-from lite_llm.wire.endpoints import Endpoint, TlsFiles, open_channel, serving
+from lite_llm.wire.endpoints import Endpoint, TlsFiles, closing_call, open_channel, serving
 from lite_llm.wire.failures import abort, error_from
 from lite_llm.wire.values import dumps, loads, ref_from_proto, ref_to_proto
 
@@ -8,6 +8,7 @@ __all__ = [
     "Endpoint",
     "TlsFiles",
     "abort",
+    "closing_call",
     "dumps",
     "error_from",
     "loads",

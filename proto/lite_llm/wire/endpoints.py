@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -33,6 +33,15 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),  # peers are inside the cluster, proxies are for outside
 )
+
+
+class Cancellable(Protocol):
+    """Any call of gRPC's, and any task."""
+
+    def cancel(self) -> bool: ...
+
+
+C = TypeVar("C", bound=Cancellable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +130,19 @@ def _bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None) -> int:
             remedy="choose a free port and an address of this machine"
             + (", and PEM files whose certificate and key belong together" if tls else ""),
         ) from error
+
+
+@contextmanager
+def closing_call(call: C) -> Iterator[C]:
+    """``call``, withdrawn when the block ends before it does.
+
+    A reader that is cancelled, or leaves its loop, does not by itself end the call for the other
+    side: a forgotten stream works on until it is collected as garbage (grpcio 1.85).
+    """
+    try:
+        yield call
+    finally:
+        call.cancel()
 
 
 def open_channel(address: str, *, tls: TlsFiles | None = None) -> grpc.aio.Channel:

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from lite_llm.wire import Endpoint, open_channel, serving
+from lite_llm.wire import Endpoint, closing_call, open_channel, serving
 
 FAULTY = "lite_llm.test.Faulty"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -63,10 +63,11 @@ class Peer:
         """The answers to one call of the given kind."""
         method: Any = getattr(self.channel, kind)(f"/{FAULTY}/{kind}")
         requests = [b"request"]
-        call = method(iter(requests) if kind.startswith("stream") else b"request", **options)
-        if kind.endswith("_stream"):
-            return [answer async for answer in call]
-        return [await call]
+        asked = iter(requests) if kind.startswith("stream") else b"request"
+        with closing_call(method(asked, **options)) as call:
+            if kind.endswith("_stream"):
+                return [answer async for answer in call]
+            return [await call]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.proto.wire.conftest import FAULTY, KINDS, Faulty, Peer
 from lite_llm.contracts import LiteLLMError, errors, outcome_of
 from lite_llm.contracts.outcomes import OUTCOMES
 from lite_llm.proto.v1.error_pb2 import ErrorDetail
-from lite_llm.wire import error_from, failures, open_channel, serving
+from lite_llm.wire import closing_call, error_from, failures, open_channel, serving
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -151,6 +151,23 @@ async def test_a_server_that_stops_is_a_lost_agent(kind: str) -> None:
         await asyncio.wait_for(service.waiting.wait(), 20)
     assert type(await call) is errors.AgentLost
     await channel.close()
+
+
+async def test_a_reader_that_goes_away_between_answers_withdraws_its_call(peer: Peer) -> None:
+    peer.service.waits = True
+    method: Any = peer.channel.unary_stream(f"/{FAULTY}/unary_stream")
+    call = method(b"request")
+    with closing_call(call):
+        assert await call.read() == b"first"
+        await asyncio.wait_for(peer.service.waiting.wait(), 20)
+    await asyncio.wait_for(peer.service.cancelled.wait(), 20)
+
+
+async def test_closing_a_call_that_is_over_changes_nothing(peer: Peer) -> None:
+    method: Any = peer.channel.unary_unary(f"/{FAULTY}/unary_unary")
+    with closing_call(method(b"request")) as call:
+        assert await call == b"answer"
+    assert await call.code() is grpc.StatusCode.OK
 
 
 async def test_an_abandoned_stream_closes_its_handler(peer: Peer) -> None:
