@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,13 +19,18 @@ from lite_llm.contracts.tiers import Tier
 
 DTYPE_BITS: Final = MappingProxyType(
     {
+        "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
         "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+        "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
         "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
         "U32": 32, "I32": 32, "F32": 32,
-        "U64": 64, "I64": 64, "F64": 64,
+        "U64": 64, "I64": 64, "F64": 64, "C64": 64,
     }
 )  # fmt: skip
 """Storage types by their safetensors names, and bits per element."""
+
+PART_ALIGNMENT: Final = 256
+"""Parts of an expert start at multiples of this many bytes, as devices like to load (SPEC-007)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,8 @@ class TensorRecord:
     """One tensor, contiguous, row-major, little-endian."""
 
     name: str
-    """As the architecture's Hugging Face checkpoint calls it."""
+    """As the architecture's Hugging Face checkpoint calls it; an expert's part by its role, such
+    as ``gate.weight``."""
     span: Span
     shape: tuple[int, ...]
     dtype: str
@@ -63,13 +70,28 @@ class TensorRecord:
         return prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExpertRecord:
     """One expert's weights: in our own format one contiguous span, read at once."""
 
     key: ExpertKey
     parts: tuple[TensorRecord, ...]
     """In the order gate, up, down, then scales and biases; adjacent where converted."""
+    router_row: int = -1
+    """The expert's number in its layer before tiers were drawn: its row of the router's matrix."""
+
+    @cached_property
+    def part_by_name(self) -> Mapping[str, TensorRecord]:
+        return {part.name: part for part in self.parts}
+
+    @property
+    def span(self) -> Span | None:
+        """The one span of all parts with the padding between; None where they lie scattered."""
+        first, last = self.parts[0].span, self.parts[-1].span
+        for before, after in pairwise(part.span for part in self.parts):
+            if after.file != before.file or not 0 <= after.offset - before.end < PART_ALIGNMENT:
+                return None
+        return Span(first.file, first.offset, last.end - first.offset)
 
     @property
     def num_bytes(self) -> int:
@@ -103,6 +125,8 @@ class Manifest:
     model: str
     version: str = ""
     """``name-vMAJOR.MINOR.PATCH`` (SPEC-040); empty where nothing says."""
+    step: int = 0
+    """Training steps behind these weights; 0 where nothing says."""
     architecture: Mapping[str, Any]
     """The fields of the Hugging Face ``config.json``."""
     tiers: tuple[Tier, ...] = ()
@@ -112,7 +136,8 @@ class Manifest:
     """Everything that is not an expert."""
     experts: tuple[ExpertRecord, ...] = ()
     extras: Mapping[str, str] = field(default_factory=dict)
-    """Small files that travel along (tokenizer, generation config), name to SHA-256."""
+    """Small files that travel along (tokenizer, generation config), name to SHA-256; empty where
+    nothing is known (Hugging Face)."""
 
     @cached_property
     def tensor_by_name(self) -> Mapping[str, TensorRecord]:
