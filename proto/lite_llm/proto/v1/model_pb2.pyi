@@ -236,7 +236,7 @@ class TierSetSpec(_message.Message):
     """Tiers chosen per token among those a request may use."""
     default_mode: Global___TierMode.ValueType
     min_mode: Global___TierMode.ValueType
-    """No request gets less than min_mode or more than max_mode, whatever it asks for."""
+    """A mode outside of these is moved to the nearer one; tiers by name must lie within max_mode."""
     max_mode: Global___TierMode.ValueType
     routing_seed: _builtins.bytes
     """128-bit base of the routing seeds (SPEC-003), little-endian; 16 bytes, or empty for zero."""
