@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
-from grpc.aio import AioRpcError
+from grpc.aio import AioRpcError, Metadata
 
 from lite_llm.contracts.errors import StoreUnavailable
 from lite_llm.metastore.failures import Verdict, error_of, verdict_of
-from lite_llm.metastore.member import CONNECT_SECONDS, Member, Metadata, read_credentials
+from lite_llm.metastore.member import CONNECT_SECONDS, Member, read_credentials
 from lite_llm.metastore.messages import Message, Method
 from lite_llm.metastore.settings import StoreSettings
 
@@ -60,10 +60,14 @@ class Connection:
         deadline = monotonic() + self.call_seconds
         logged_in_again = False
         for attempt in itertools.count():
-            member = await self._reachable(deadline)
-            metadata: Metadata = ()
+            member = self._members[self._current]
+            if not member.connected_nowait():
+                member = await self._reachable(deadline)
+            metadata = None
             try:
-                metadata = await member.metadata(self._attempt_seconds(deadline))
+                if member.needs_login:
+                    await member.log_in(self._attempt_seconds(deadline))
+                metadata = member.metadata
                 timeout = self._attempt_seconds(deadline) if repeatable else deadline - monotonic()
                 return await member.unary[method](request, timeout=timeout, metadata=metadata)
             except AioRpcError as error:
@@ -73,7 +77,7 @@ class Connection:
                 if verdict is Verdict.LOG_IN and self._settings.user and not logged_in_again:
                     logged_in_again = True
                     continue
-                perhaps_done = verdict is Verdict.BROKEN and bool(metadata) and not repeatable
+                perhaps_done = verdict is Verdict.BROKEN and metadata is not None and not repeatable
                 pause = pause_seconds(attempt)
                 if (
                     verdict in (Verdict.LOG_IN, Verdict.FINAL)
@@ -87,9 +91,11 @@ class Connection:
     async def renew(self, request: Message, *, seconds: float) -> Message:
         """One try, of at most ``seconds``, to renew a lease; raises as :func:`error_of`."""
         member = await self._reachable(monotonic() + seconds)
-        metadata: Metadata = ()
+        metadata = None
         try:
-            metadata = await member.metadata(seconds)
+            if member.needs_login:
+                await member.log_in(seconds)
+            metadata = member.metadata
             return await member.renew(request, timeout=seconds, metadata=metadata)
         except AioRpcError as error:
             self._note(member, verdict_of(error), metadata)
@@ -100,9 +106,11 @@ class Connection:
         """A stream of answers to the watch ``request``; raises ``AioRpcError`` as gRPC does."""
         deadline = monotonic() + self.call_seconds
         member = await self._reachable(deadline)
-        metadata: Metadata = ()
+        metadata = None
         try:
-            metadata = await member.metadata(self._attempt_seconds(deadline))
+            if member.needs_login:
+                await member.log_in(self._attempt_seconds(deadline))
+            metadata = member.metadata
             stream = member.watch(metadata=metadata)
             try:
                 await stream.write(request)
@@ -136,7 +144,7 @@ class Connection:
     def _attempt_seconds(self, deadline: float) -> float:
         return min(self._settings.attempt_seconds, deadline - monotonic())
 
-    def _note(self, member: Member, verdict: Verdict, metadata: Metadata) -> None:
+    def _note(self, member: Member, verdict: Verdict, metadata: Metadata | None) -> None:
         """Draw the conclusions of a failure for the calls that follow."""
         if verdict in (Verdict.LOG_IN, Verdict.BROKEN):
             member.forget(metadata)

@@ -24,15 +24,14 @@ from lite_llm.metastore.messages import (
     txn_request,
 )
 from lite_llm.metastore.store import (
-    Absent,
     Compare,
-    Delete,
     Entry,
     Event,
     Listing,
     Operation,
-    Put,
     TransactionResult,
+    check_key,
+    check_size,
     check_transaction,
 )
 from lite_llm.metastore.watch import Watch
@@ -48,7 +47,7 @@ class EtcdStore:
 
     async def get(self, key: str) -> Entry | None:
         """See :meth:`Store.get`."""
-        check_transaction([Absent(key)], [])
+        check_key(key)
         return first_entry(await self._connection.call("Range", get_request(key), repeatable=True))
 
     async def list_prefix(self, prefix: str) -> Listing:
@@ -58,7 +57,10 @@ class EtcdStore:
 
     async def put(self, key: str, value: bytes, *, lease: Lease | None = None) -> int:
         """See :meth:`Store.put`."""
-        check_transaction([], [Put(key, value, lease)])
+        check_key(key)
+        check_size(len(value))
+        if lease is not None:
+            lease.check()
         request = put_request(key, value, lease.id if lease else 0)
         answer = await self._connection.call("Put", request, repeatable=False)
         revision: int = answer.header.revision
@@ -66,7 +68,7 @@ class EtcdStore:
 
     async def delete(self, key: str) -> bool:
         """See :meth:`Store.delete`."""
-        check_transaction([], [Delete(key)])
+        check_key(key)
         answer = await self._connection.call("DeleteRange", delete_request(key), repeatable=False)
         return bool(answer.deleted)
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc import ChannelConnectivity, StatusCode
-from grpc.aio import AioRpcError
+from grpc.aio import AioRpcError, Metadata
 
 from lite_llm.contracts.errors import InvalidSettings, StoreUnavailable
 from lite_llm.metastore.failures import refused_login
@@ -26,7 +26,8 @@ CONNECT_SECONDS = 2.0  # to a member that does not even refuse, before the next 
 
 log = logging.getLogger(__name__)
 
-Metadata = tuple[tuple[str, str], ...]
+# A member cut off from the others then says so, instead of keeping calls and watches waiting.
+ASK_FOR_LEADER = ("hasleader", "true")
 
 
 class Member:
@@ -40,15 +41,22 @@ class Member:
         self.channel = _channel(address, settings, credentials)
         self.unary = unary_calls(self.channel)
         self.watch = watch_call(self.channel)
-        self.token: str | None = None
+        self._use_token(None)
         self._keep_alive = keep_alive_call(self.channel)
         self._settings = settings
         self._connecting = asyncio.Lock()
         self._logging_in = asyncio.Lock()
 
+    def connected_nowait(self) -> bool:
+        """Whether the connection is up; if not, it is begun and the token void."""
+        if self.channel.get_state(try_to_connect=True) is ChannelConnectivity.READY:
+            return True
+        self._use_token(None)
+        return False
+
     async def connected(self, seconds: float) -> bool:
         """True as soon as the connection is up; False if it fails or takes longer."""
-        if self.channel.get_state(try_to_connect=True) is ChannelConnectivity.READY:
+        if self.connected_nowait():
             return True
         try:
             async with asyncio.timeout(seconds), self._connecting:
@@ -60,24 +68,31 @@ class Member:
         while (state := self.channel.get_state(try_to_connect=True)) is not (
             ChannelConnectivity.READY
         ):
-            self.token = None
             if state is ChannelConnectivity.TRANSIENT_FAILURE:
                 return False
             await self.channel.wait_for_state_change(state)
         return True
 
-    async def metadata(self, seconds: float) -> Metadata:
-        """What every call carries; logs in first, within ``seconds``, if there is a user."""
-        if self._settings.user and self.token is None:
-            async with self._logging_in:
-                if self.token is None:
-                    self.token = await self._log_in(seconds)
-        return _metadata(self.token)
+    @property
+    def needs_login(self) -> bool:
+        """Whether a call has to wait for :meth:`log_in`."""
+        return self.token is None and bool(self._settings.user)
 
-    def forget(self, metadata: Metadata) -> None:
+    async def log_in(self, seconds: float) -> None:
+        """Get a token within ``seconds``, unless another call has just done so."""
+        async with self._logging_in:
+            if self.token is None:
+                self._use_token(await self._new_token(seconds))
+
+    def forget(self, metadata: Metadata | None) -> None:
         """Use the token in ``metadata`` no more."""
-        if metadata == _metadata(self.token):
-            self.token = None
+        if metadata is self.metadata:
+            self._use_token(None)
+
+    def _use_token(self, token: str | None) -> None:
+        self.token = token
+        # Made once and not for each call: gRPC takes its time over tuples.
+        self.metadata = Metadata(ASK_FOR_LEADER, *([("token", token)] if token else []))
 
     async def renew(self, request: Message, *, timeout: float, metadata: Metadata) -> Message:
         """One renewal, as a stream of one message each way: every try has its own deadline."""
@@ -91,11 +106,11 @@ class Member:
             raise StoreUnavailable("etcd ended the stream of renewals", where=self.address)
         return answer
 
-    async def _log_in(self, seconds: float) -> str:
+    async def _new_token(self, seconds: float) -> str:
         request = login_request(self._settings.user, self._settings.password)
         try:
             answer = await self.unary["Authenticate"](
-                request, timeout=seconds, metadata=_metadata(None)
+                request, timeout=seconds, metadata=Metadata(ASK_FOR_LEADER)
             )
         except AioRpcError as error:
             if error.code() is StatusCode.FAILED_PRECONDITION:
@@ -122,11 +137,6 @@ def read_credentials(tls: StoreTls) -> grpc.ChannelCredentials:
             where="store.tls",
             remedy="mount it, or correct the path in the settings",
         ) from error
-
-
-def _metadata(token: str | None) -> Metadata:
-    # A member cut off from the others must say so, and not keep calls and watches waiting.
-    return (("hasleader", "true"), ("token", token)) if token else (("hasleader", "true"),)
 
 
 def _channel(

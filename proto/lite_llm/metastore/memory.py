@@ -26,6 +26,7 @@ from lite_llm.metastore.store import (
     SnapshotCause,
     TransactionResult,
     Written,
+    check_key,
     check_transaction,
 )
 
@@ -52,7 +53,7 @@ class MemoryStore:
 
     async def get(self, key: str) -> Entry | None:
         """See :meth:`Store.get`."""
-        check_transaction([Absent(key)], [])
+        check_key(key)
         await asyncio.sleep(0)  # here and below: other tasks run as often as with a remote store
         return self._entries.get(key)
 
@@ -67,7 +68,7 @@ class MemoryStore:
 
     async def delete(self, key: str) -> bool:
         """See :meth:`Store.delete`."""
-        check_transaction([], [Delete(key)])
+        check_key(key)
         await asyncio.sleep(0)
         existed = key in self._entries
         self._commit([Delete(key)])

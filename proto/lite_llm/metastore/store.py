@@ -200,24 +200,35 @@ def check_transaction(when: Sequence[Compare], then: Sequence[Operation]) -> Non
     ``InvalidRequest`` for an empty key, one written twice, too many operations or too many bytes;
     ``LeaseLost`` for a put under a lease that is over.
     """
-    keys = [operation.key for operation in then]
+    for compare in when:
+        check_key(compare.key)
     size = 0
     for operation in then:
+        check_key(operation.key)
         if isinstance(operation, Put):
             size += len(operation.value)
             if operation.lease is not None:
                 operation.lease.check()
-    if not all(keys) or not all(compare.key for compare in when):
-        raise InvalidRequest("a key is empty", where="key", remedy="give it at least one character")
-    if len(set(keys)) < len(keys):
+    check_size(size)
+    if len({operation.key for operation in then}) < len(then):
         raise InvalidRequest("a transaction writes a key twice", where="then")
     if max(len(when), len(then)) > MAX_OPERATIONS:
         raise InvalidRequest(
             f"a transaction has more than {MAX_OPERATIONS} operations", remedy="split it"
         )
-    if size > MAX_WRITE_BYTES:
+
+
+def check_key(key: str) -> None:
+    """``InvalidRequest`` for an empty key."""
+    if not key:
+        raise InvalidRequest("a key is empty", where="key", remedy="give it at least one character")
+
+
+def check_size(num_bytes: int) -> None:
+    """``InvalidRequest`` for values that are too large to be written at once."""
+    if num_bytes > MAX_WRITE_BYTES:
         raise InvalidRequest(
-            f"{size} bytes are too many for the metadata store",
-            where=keys[0],
+            f"{num_bytes} bytes are too many for the metadata store",
+            where="value",
             remedy=f"write at most {MAX_WRITE_BYTES} bytes at once",
         )

@@ -21,7 +21,7 @@ from lite_llm.testing.guard import Guard, find_program, free_ports
 
 REMEDY = "apt-get install etcd-server, or put etcd on PATH"
 HOST = "127.0.0.1"
-# Of a cluster: short enough for tests, long enough for a busy machine not to call elections all day.
+# Of a cluster: short for tests, yet long enough for a busy machine not to vote all day.
 ELECTION_MS = 500
 SOLE_ELECTION_MS = 200  # nobody is there to compete with
 HEARTBEATS_PER_ELECTION = 10

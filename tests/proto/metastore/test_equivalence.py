@@ -120,7 +120,7 @@ def etcd_loop(etcd: EtcdServer) -> Iterator[tuple[asyncio.Runner, Store]]:
 
 
 async def told(store: Store, steps: list[Step], below: str) -> list[object]:
-    """What a store answers to ``steps``, then lists ``below`` a prefix and tells a watcher there."""
+    """What a store answers to ``steps``, then lists and tells a watcher ``below`` a prefix."""
     prefix = f"/{uuid.uuid4().hex}/"
     relative = Relative(store, prefix, (await store.list_prefix(prefix)).revision)
     answers = [await relative.take(step) for step in steps]

@@ -220,6 +220,7 @@ async def test_a_wipe_is_noticed_though_the_revision_has_overtaken(
 async def test_a_cluster_goes_on_without_one_member(prefix: str) -> None:
     with etcd_cluster(3) as members:
         settings = members[0].settings(*(member.endpoint for member in members))
+        settings = replace(settings, call_seconds=2.0)
         async with open_store(settings) as store:
             start = (await store.list_prefix(prefix)).revision + 1
             watching = asyncio.create_task(watched(settings, prefix, start))
