@@ -54,7 +54,7 @@ def describe(directory: Path, *, pickles: bool = False) -> Manifest:
     dense, parts = split_experts(tensors, architecture)
     tiers, experts = _one_tier(parts, architecture)
     return Manifest(
-        model=directory.resolve().name,
+        model=_model_name(directory.resolve()),
         architecture=architecture,
         tiers=tiers,
         files=tuple(sorted(files, key=lambda file: file.name)),
@@ -62,6 +62,13 @@ def describe(directory: Path, *, pickles: bool = False) -> Manifest:
         experts=experts,
         extras={name: "" for name in EXTRAS if (directory / name).is_file()},
     )
+
+
+def _model_name(directory: Path) -> str:
+    """The folder's; in the hub's cache, ``models--OWNER--NAME/snapshots/HASH``, the model's."""
+    if directory.parent.name == "snapshots":
+        return directory.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return directory.name
 
 
 def _contents(directory: Path, *, pickles: bool) -> tuple[list[FileRecord], list[TensorRecord]]:

@@ -22,7 +22,7 @@ from lite_llm.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES, SIGNATURE_NAM
 from lite_llm.checkpoint.strict_json import corrupt
 from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.contracts.identity import ExpertKey
-from lite_llm.contracts.manifest import ExpertRecord, Manifest, Span, TensorRecord
+from lite_llm.contracts.manifest import ExpertRecord, FileRecord, Manifest, Span, TensorRecord
 from lite_llm.trust import ACCEPT_UNSIGNED, SIGNATURE_BYTES, SignaturePolicy
 
 MAX_EXTRA_BYTES: Final = 256 << 20  # the largest tokenizer of the hub has a tenth of it
@@ -46,27 +46,36 @@ def open_checkpoint(
 
 def read_index(directory: Path, policy: SignaturePolicy = ACCEPT_UNSIGNED) -> Manifest:
     """The manifest in ``directory``'s index, checked against the policy and the files' sizes."""
+    manifest = parse_index(directory, policy)
+    for file in manifest.files:
+        os.close(open_sized(directory, file))
+    return manifest
+
+
+def parse_index(directory: Path, policy: SignaturePolicy = ACCEPT_UNSIGNED) -> Manifest:
+    """The manifest in ``directory``'s index, checked against the policy but not the files."""
     path = directory / INDEX_NAME
     data = read_small(path, max_bytes=MAX_INDEX_BYTES)
     policy.check(data, _signature(directory), where=str(path))
-    manifest = manifest_of(*decode(data, str(path)), str(path))
-    for file in manifest.files:
-        descriptor = open_plain(directory / file.name)
-        num_bytes = os.fstat(descriptor).st_size
+    return manifest_of(*decode(data, str(path)), str(path))
+
+
+def open_sized(directory: Path, file: FileRecord, *, follow_links: bool = False) -> int:
+    """A descriptor of ``file``, if it is a plain file as long as the index says."""
+    path = directory / file.name
+    descriptor = open_plain(path, follow_links=follow_links)
+    num_bytes = os.fstat(descriptor).st_size
+    if num_bytes != file.num_bytes:
         os.close(descriptor)
-        if num_bytes != file.num_bytes:
-            raise corrupt(
-                f"{num_bytes} bytes, but the index says {file.num_bytes}",
-                str(directory / file.name),
-            )
-    return manifest
+        raise corrupt(f"{num_bytes} bytes, but the index says {file.num_bytes}", str(path))
+    return descriptor
 
 
 class Reader:
     """Bytes of a checkpoint by span, tensor or expert; use as a context manager.
 
-    Any number of threads may read at once. A reader keeps its files open: a checkpoint that is
-    replaced meanwhile stays readable through it.
+    Any number of threads may read at once. Files are opened when they are first read from, and
+    stay open.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, *, converted: bool) -> None:
@@ -96,6 +105,11 @@ class Reader:
             self._maps.clear()
             self._descriptors.clear()
             self._cleanup.close()
+
+    def open_all(self) -> None:
+        """Open every file now, so that the checkpoint may be removed while it is read."""
+        for file in self.manifest.files:
+            self._descriptor(file.name)
 
     def path(self, file: str) -> Path:
         """Where one of the manifest's files lies."""
