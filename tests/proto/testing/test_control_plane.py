@@ -6,10 +6,8 @@ import fcntl
 import http.client
 import os
 import shutil
-import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,9 @@ from kubernetes import client, config
 
 from lite_llm.testing import control_plane
 from lite_llm.testing.control_plane import PROGRAMS, ApiError, ControlPlane, find_programs
-from lite_llm.testing.guard import MissingServer, marked_processes
+from lite_llm.testing.guard import MissingServer
 
 BUILD = Path(control_plane.__file__).with_name("control_plane_build.sh")
-
-OWNER = """
-import signal
-from lite_llm.testing.control_plane import ControlPlane
-with ControlPlane() as plane:
-    plane.make_namespace("theirs")
-    print(plane.guard.mark, plane.directory, plane.url, flush=True)
-    signal.pause()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -111,39 +100,16 @@ def test_admission_gives_a_pod_its_service_account(plane: ControlPlane) -> None:
         plane.request("POST", pods, pod)
 
 
-def test_it_survives_its_apiserver_and_forgets_when_wiped(plane: ControlPlane) -> None:
-    plane.make_namespace("kept")
+def test_it_can_be_stopped_and_forgets_when_it_is_wiped(plane: ControlPlane) -> None:
+    plane.make_namespace("lost")
     plane.stop_apiserver()
     with pytest.raises(ConnectionRefusedError):
-        plane.request("GET", "/api/v1/namespaces/kept")
-    plane.start_apiserver()
-    assert plane.request("GET", "/api/v1/namespaces/kept")["metadata"]["name"] == "kept"
+        plane.request("GET", "/readyz")
     plane.wipe()
     with pytest.raises(ApiError) as refused:
-        plane.request("GET", "/api/v1/namespaces/kept")
+        plane.request("GET", "/api/v1/namespaces/lost")
     assert refused.value.status == 404
     assert plane.make_namespace("after") == "after"
-
-
-def test_one_whose_owner_was_killed_is_gone(plane: ControlPlane) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True
-    ) as owner:
-        assert owner.stdout is not None
-        mark, directory, url = owner.stdout.readline().split()
-        assert url != plane.url
-        with pytest.raises(ApiError, match="not found"):  # it was made in the other one
-            plane.request("GET", "/api/v1/namespaces/theirs")
-        assert len(list(marked_processes(mark))) == 4
-        os.kill(owner.pid, signal.SIGKILL)
-    wait_until_gone(Path(directory))
-    assert list(marked_processes(mark)) == []
-
-
-def wait_until_gone(directory: Path) -> None:
-    subprocess.run(
-        ["sh", "-c", 'while [ -e "$0" ]; do sleep 0.05; done', directory], check=True, timeout=30
-    )
 
 
 def assets(folder: Path, version: str, *more: str) -> Path:

@@ -53,6 +53,7 @@ class Keeper:
         self._upkeep = upkeep
         self._changed = changed
         self._container: Container | None = None
+        self._said_goodbye: Container | None = None
         self._ending = asyncio.Event()
 
     def note(self, **facts: Any) -> None:
@@ -185,7 +186,8 @@ class Keeper:
         grace = self._upkeep.grace_seconds if grace_seconds is None else grace_seconds
         deadline = time.monotonic() + grace
         hook = (self.spec.get("lifecycle") or {}).get("preStop")
-        if hook and grace > 0:
+        if hook and grace > 0 and container is not self._said_goodbye:
+            self._said_goodbye = container  # once, even if asked to end again, and sooner
             await self._act(hook, container, grace)
         if grace > 0:
             container.terminate()

@@ -23,7 +23,7 @@ from lite_llm.testing.kubelet.environment import Place
 from lite_llm.testing.kubelet.keeper import Keeper
 from lite_llm.testing.kubelet.node import NodeShape, node_object, node_status
 from lite_llm.testing.kubelet.plan import ContainerPlan
-from lite_llm.testing.kubelet.pod import PodRunner, Surroundings
+from lite_llm.testing.kubelet.pod import PodRunner, Surroundings, pod_path
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "TZ")
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -87,14 +87,14 @@ class ProcessKubelet:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._guard = stack.enter_context(Guard("lite-llm-kubelet"))
-            self._addresses = claim_addresses(self._guard)
+            self.guard = stack.enter_context(Guard("lite-llm-kubelet"))
+            self._addresses = claim_addresses(self.guard)
             self._api = await stack.enter_async_context(Api(self._plane))
             variables = self._given()
             await self._try_out(variables)
             self._surroundings = Surroundings(
                 self._api,
-                self._guard.directory / "pods",
+                self.guard.directory / "pods",
                 variables,
                 self._entrypoints,
                 self._back_off,
@@ -102,7 +102,7 @@ class ProcessKubelet:
             stack.push_async_callback(self._leave)
             for shape in self._shapes:
                 self._nodes[shape.name] = _Node(shape, self._addresses.popleft(), time.time())
-                await self.start_node(shape.name)
+            await asyncio.gather(*map(self.start_node, self._nodes))
             self._following = self._spawn(self._follow())
             self._stack = stack.pop_all()
         return self
@@ -129,13 +129,13 @@ class ProcessKubelet:
             "KUBERNETES_SERVICE_PORT": port,
             "KUBERNETES_SERVICE_PORT_HTTPS": port,
             **self._variables,
-            MARK: self._guard.mark,
+            MARK: self.guard.mark,
         }
 
     async def _try_out(self, variables: Mapping[str, str]) -> None:
         plan = ContainerPlan("trial", ("true",), variables, "/", ())
         try:
-            scratch = self._guard.directory
+            scratch = self.guard.directory
             container = await Container.start(plan, scratch=scratch, log=scratch / "trial.log")
         except StartFailed as error:
             remedy = "be root, or permit user namespaces"
@@ -144,14 +144,12 @@ class ProcessKubelet:
 
     async def _leave(self) -> None:
         """End all that runs, then take Pods and Nodes off the apiserver if it is there."""
-        for name, node in self._nodes.items():
-            pods = [runner.pod for runner in node.runners.values()]
-            await self.kill_node(name)
-            for pod in pods:
-                meta = pod["metadata"]
-                path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
-                await self._forget(path, {"gracePeriodSeconds": 0})
-            await self._forget(f"/api/v1/nodes/{name}", None)
+        pods = [runner.pod for node in self._nodes.values() for runner in node.runners.values()]
+        await asyncio.gather(*map(self.kill_node, self._nodes))
+        await asyncio.gather(
+            *(self._forget(pod_path(pod), {"gracePeriodSeconds": 0}) for pod in pods),
+            *(self._forget(f"/api/v1/nodes/{name}", None) for name in self._nodes),
+        )
 
     async def _forget(self, path: str, order: Json | None) -> None:
         try:

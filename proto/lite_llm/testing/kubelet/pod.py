@@ -23,12 +23,19 @@ from lite_llm.testing.kubelet.status import (
     Waiting,
     init_policy,
     pod_status,
+    readiness,
     resumed,
     start_time,
 )
 from lite_llm.testing.kubelet.volumes import files_of, kind_of, references
 
 SOURCES_SECONDS = 0.5  # between two looks for ConfigMaps and Secrets that are not there yet
+
+
+def pod_path(pod: Json) -> str:
+    """Where the apiserver has the Pod."""
+    meta = pod["metadata"]
+    return f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,17 @@ class PodRunner:
         self.pod = pod
         self.place = place
         self._around = surroundings
-        meta, spec = pod["metadata"], pod["spec"]
-        self._path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
-        self._directory = surroundings.directory / meta["uid"]
+        spec = pod["spec"]
+        self._path = pod_path(pod)
+        self._directory = surroundings.directory / pod["metadata"]["uid"]
         self._published: Json = pod.get("status") or {}
         self._start_time = start_time(self._published, time.time())
         self._stopping = asyncio.Event()
+        self._grace = 0.0
+        self._overwritten = False
         self._changed = asyncio.Event()
         self._publishing = asyncio.Lock()
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: list[asyncio.Task[None]] = []
         self.init = [self._keeper(one, init=True) for one in spec.get("initContainers") or ()]
         self.main = [self._keeper(one, init=False) for one in spec["containers"]]
 
@@ -80,29 +89,35 @@ class PodRunner:
     def update(self, pod: Json) -> None:
         """The Pod as it is now: it may be asked to end, or to end sooner."""
         self.pod = pod
+        if readiness(pod.get("status") or {}) != readiness(self._published):
+            self._overwritten = True  # by the controller of Nodes, if this one's heart stood still
+            self._changed.set()
         if "deletionTimestamp" in pod["metadata"]:
-            self._stopping.set()
             grace = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+            if self._stopping.is_set() and grace >= self._grace:
+                return
+            self._grace = grace
+            self._stopping.set()
             for keeper in (*self.init, *self.main):
-                ending = asyncio.create_task(keeper.end_for_good(grace))
-                self._endings.add(ending)
-                ending.add_done_callback(self._endings.discard)
+                self._endings.append(asyncio.create_task(keeper.end_for_good(grace)))
 
     # -- its life
 
     async def run(self) -> None:
         """Live the Pod through; cancelling kills what runs and tells nobody, as a power cut."""
-        publishing = asyncio.create_task(self._publish_changes())
         try:
-            await self._live()
-            await asyncio.gather(*self._endings)
-            await self._publish()
-            await self._stopping.wait()  # a Pod that completed stays until it is deleted
-            await self._remove()
+            async with asyncio.TaskGroup() as group:
+                publishing = group.create_task(self._publish_changes())
+                await self._live()
+                await asyncio.gather(*self._endings)
+                await self._publish()
+                await self._stopping.wait()  # a Pod that completed stays until it is deleted
+                await self._remove()
+                publishing.cancel()
         finally:
-            for task in (publishing, *self._endings):
-                task.cancel()
-            await asyncio.gather(publishing, *self._endings, return_exceptions=True)
+            for ending in self._endings:
+                ending.cancel()
+            await asyncio.gather(*self._endings, return_exceptions=True)
 
     async def _live(self) -> None:
         self._changed.set()
@@ -225,8 +240,14 @@ class PodRunner:
             await self._publish_now()
 
     async def _publish_now(self) -> None:
-        while (status := self.status()) != self._published:
-            body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": status}
+        while (status := self.status()) != self._published or self._overwritten:
+            self._overwritten = False
+            # Without this order the merge would add the address to one of before.
+            addresses = [{"$patch": "replace"}, *status["podIPs"]]
+            body = {
+                "metadata": {"uid": self.pod["metadata"]["uid"]},
+                "status": {**status, "podIPs": addresses},
+            }
             try:
                 await self._around.api.request("PATCH", f"{self._path}/status", body)
             except UNREACHABLE:

@@ -79,6 +79,12 @@ class PodFacts:
     main: Sequence[ContainerFacts]
 
 
+def readiness(status: Object) -> str:
+    """What a status says of being Ready; empty where it says nothing."""
+    conditions = status.get("conditions") or ()
+    return next((str(one["status"]) for one in conditions if one["type"] == "Ready"), "")
+
+
 def start_time(status: Object, now: float) -> float:
     """When a kubelet first saw the Pod, which may be now."""
     before = status.get("startTime")

@@ -19,7 +19,6 @@ from lite_llm.testing.kubelet import launch
 from lite_llm.testing.kubelet.container import Container, StartFailed
 from lite_llm.testing.kubelet.plan import ContainerPlan, Mount
 
-
 Eventually = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
