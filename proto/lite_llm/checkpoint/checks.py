@@ -89,7 +89,7 @@ class _Layout:
         if len({part.name for part in parts}) < len(parts):
             raise corrupt("two parts of one name", where)
         self.parts = [
-            (part.name, part.dtype, tuple(part.shape), length)
+            (part.name, part.dtype, part.shape, length)
             for part, length in zip(parts, lengths, strict=True)
         ]
         self.offsets, self.num_bytes = part_offsets(lengths)
@@ -256,7 +256,7 @@ def _file_record(entry: FileEntry) -> FileRecord:
 
 def _tensor_record(entry: TensorEntry, files: Sequence[FileEntry]) -> TensorRecord:
     span = Span(files[entry.file].name, entry.offset, entry.length)
-    return TensorRecord(entry.name, span, tuple(entry.shape), entry.dtype)
+    return TensorRecord(entry.name, span, entry.shape, entry.dtype)
 
 
 def _expert_record(

@@ -46,7 +46,7 @@ def converted(data: Buffer, source: str, target: str, where: str) -> Buffer:
         # A finite number that rounds to infinity has all ones in the exponent afterwards.
         lost = ((narrow & 0x7F80) == 0x7F80) & np.isfinite(wide)
     else:
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(all="ignore"):
             narrow = wide.astype(_NUMPY[target])
         lost = np.isinf(narrow) & np.isfinite(wide)
     if lost.any():
@@ -76,7 +76,7 @@ def _bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
 
 def _rounded_to_odd(values: NDArray[Any]) -> NDArray[np.float32]:
     """Singles of doubles such that a second rounding gives what one rounding would have."""
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         single = values.astype("<f4")
         away = np.abs(single.astype("<f8")) > np.abs(values)
         inward = np.nextafter(single, np.float32(0))

@@ -33,8 +33,8 @@ _DIGITS: Final = 64  # of a SHA-256 in hexadecimal
 
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=512)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Dims = Annotated[list[Natural], Meta(max_length=16)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Dims = Annotated[tuple[Natural, ...], Meta(max_length=16)]
 
 
 class Format(Struct):
@@ -142,16 +142,13 @@ def encode(manifest: Manifest) -> bytes:
         ],
         "extras": dict(manifest.extras),
     }
-    body = _HEADER[2:] + canonical(header) + _RECORDS + canonical(_records(manifest, layouts))
+    encoded_header = canonical(header)
+    _check_size("the index's header", len(encoded_header), MAX_HEADER_BYTES)
+    body = _HEADER[2:] + encoded_header + _RECORDS + canonical(_records(manifest, layouts))
     content = body + b"}"
     checksum = hashlib.sha256(content).hexdigest().encode()
     data = _CHECKSUM + checksum + _HEADER[:2] + content
-    if len(data) > MAX_INDEX_BYTES:
-        raise Unsupported(
-            f"the index would have {len(data)} bytes, more than {MAX_INDEX_BYTES}",
-            where=INDEX_NAME,
-            remedy="use larger chunks",
-        )
+    _check_size("the index", len(data), MAX_INDEX_BYTES)
     return data
 
 
@@ -217,6 +214,15 @@ def _header(data: bytes, where: str) -> Header:
     return converted(fields, Header, where)
 
 
+def _check_size(what: str, num_bytes: int, limit: int) -> None:
+    if num_bytes > limit:
+        raise Unsupported(
+            f"{what} would have {num_bytes} bytes, more than {limit}",
+            where=INDEX_NAME,
+            remedy="split the model into several checkpoints",
+        )
+
+
 def _tier_entry(tier: Tier) -> Mapping[str, Any]:
     fields = {name: getattr(tier, name) for name in TierEntry.__struct_fields__}
     return fields | {"placement": tier.placement.name.lower()}
@@ -231,10 +237,10 @@ def _records(manifest: Manifest, layouts: Mapping[tuple[Any, ...], int]) -> Any:
             FileEntry(file.name, file.num_bytes, file.sha256, file.chunk_bytes, checksums)
         )
     for tensor in manifest.tensors:
-        span, shape = tensor.span, list(tensor.shape)
+        span = tensor.span
         records.tensors.append(
             TensorEntry(
-                tensor.name, number[span.file], span.offset, span.length, shape, tensor.dtype
+                tensor.name, number[span.file], span.offset, span.length, tensor.shape, tensor.dtype
             )
         )
     for expert in manifest.experts:

@@ -55,7 +55,9 @@ class PickleMachine:
                 self._step(opcode)
                 if len(self._stack) > MAX_STACK:
                     raise RefusedPickle(f"more than {MAX_STACK} values at once")
-        except (IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except RefusedPickle:
+            raise
+        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise RefusedPickle(f"malformed at byte {self._position}: {error!r}") from error
         raise RefusedPickle(f"more than {MAX_OPCODES} opcodes")
 

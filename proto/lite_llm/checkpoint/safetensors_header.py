@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from lite_llm.checkpoint.files import open_plain, read_into
 from lite_llm.checkpoint.index import Dims, Natural
@@ -19,8 +19,8 @@ from lite_llm.contracts.manifest import DTYPE_BITS, Span, TensorRecord
 
 LENGTH_BYTES: Final = 8  # of the header's length, before it
 MAX_HEADER_BYTES: Final = 16 << 20
-"""The format allows 100 MB; a hundred thousand tensors in one file need a tenth of it."""
-MAX_OBJECTS: Final = 1 << 17  # tensors of one file; keeps what parsing costs within 64 MiB
+"""The format allows 100 MB; all the tensors that one file may have here need half of this."""
+MAX_OBJECTS: Final = 1 << 16  # tensors of one file; keeps what parsing costs within 64 MiB
 
 _METADATA = "__metadata__"
 
@@ -28,7 +28,7 @@ _METADATA = "__metadata__"
 class _Entry(Struct, forbid_unknown_fields=True, gc=False):
     dtype: str
     shape: Dims
-    data_offsets: Annotated[list[Natural], Meta(min_length=2, max_length=2)]
+    data_offsets: tuple[Natural, Natural]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,13 @@ def read_header(path: Path) -> SafetensorsFile:
     if data.count(b"{") > MAX_OBJECTS:
         raise corrupt(f"more than {MAX_OBJECTS} objects", where)
     raw = decoded(data, dict[str, msgspec.Raw], where)
-    refuse_duplicate_keys(data, where)
     if _METADATA in raw:
         decoded(raw.pop(_METADATA), dict[str, str], f"{where}.{_METADATA}")
-    entries = {name: decoded(value, _Entry, f"{where}.{name}") for name, value in raw.items()}
+    entries: dict[str, _Entry] = {}
+    while raw:  # emptied as it is read: together they would pass the bound on memory
+        name, value = raw.popitem()
+        entries[name] = decoded(value, _Entry, f"{where}.{name}")
+    refuse_duplicate_keys(data, where)
     return SafetensorsFile(
         num_bytes, tuple(_records(entries, path, LENGTH_BYTES + len(data), num_bytes))
     )
@@ -106,7 +109,7 @@ def _records(
             )
         expected = end
         span = Span(path.name, start + begin, length)
-        records.append(TensorRecord(name, span, tuple(entry.shape), entry.dtype))
+        records.append(TensorRecord(name, span, entry.shape, entry.dtype))
     if start + expected != num_bytes:
         raise corrupt(
             f"{num_bytes} bytes, but its tensors end at {start + expected}: truncated or padded",

@@ -90,6 +90,11 @@ class PrivateKey:
             raise _no_key(path, "private")
         return cls(key)
 
+    @classmethod
+    def load_raw(cls, raw: bytes) -> Self:
+        """From the 32 raw bytes of RFC 8032."""
+        return cls(Ed25519PrivateKey.from_private_bytes(raw))
+
     @property
     def public(self) -> PublicKey:
         """The other half of the pair."""

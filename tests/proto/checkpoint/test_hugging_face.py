@@ -1,0 +1,234 @@
+"""Every layout of experts that Hugging Face checkpoints have, also mixed in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lite_llm.checkpoint import Reader, open_checkpoint
+from lite_llm.contracts.errors import Corrupt, Unsupported
+from lite_llm.contracts.identity import ExpertKey
+from lite_llm.contracts.tiers import Placement
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+MakeSource = Callable[..., Path]
+
+NUM, FFN, DIM = 4, 6, 8  # experts, intermediate size, hidden size
+RANDOM = np.random.default_rng(5)
+
+
+def matrix(*shape: int) -> np.ndarray[Any, Any]:
+    return RANDOM.standard_normal(shape, dtype=np.float32)
+
+
+def single(block: str, gate: str, up: str, down: str) -> Tensors:
+    return {
+        f"model.layers.1.{block}.{expert}.{name}.weight": matrix(*shape)
+        for expert in range(NUM)
+        for name, shape in ((gate, (FFN, DIM)), (up, (FFN, DIM)), (down, (DIM, FFN)))
+    }
+
+
+SINGLE = {
+    "mixtral": single("block_sparse_moe.experts", "w1", "w3", "w2"),
+    "qwen3_moe": single("mlp.experts", "gate_proj", "up_proj", "down_proj"),
+    "olmoe": single("mlp.experts", "gate_proj", "up_proj", "down_proj"),
+    "jamba": single("feed_forward.experts", "gate_proj", "up_proj", "down_proj"),
+}
+
+
+def open_with(make_source: MakeSource, tensors: Tensors, **config: Any) -> Reader:
+    return open_checkpoint(make_source(tensors, **({"hidden_size": DIM} | config)))
+
+
+@pytest.mark.parametrize("family", SINGLE)
+def test_experts_one_by_one(family: str, make_source: MakeSource) -> None:
+    tensors = SINGLE[family]
+    with open_with(make_source, tensors, model_type=family) as reader:
+        assert not reader.manifest.tensors
+        values = list(tensors.values())
+        for number in range(NUM):
+            parts = reader.expert(ExpertKey(1, 0, 0, number))
+            assert list(parts) == ["gate.weight", "up.weight", "down.weight"]
+            for part, expected in zip(parts.values(), values[3 * number :][:3], strict=True):
+                assert np.array_equal(part, expected)
+
+
+@pytest.mark.parametrize(
+    ("gate_up_name", "down_name"),
+    [
+        ("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+        ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
+    ],
+    ids=["transformers-5", "granite"],
+)
+def test_fused_experts_whose_gate_and_up_are_halves(
+    gate_up_name: str, down_name: str, make_source: MakeSource
+) -> None:
+    gate_up, down = matrix(NUM, 2 * FFN, DIM), matrix(NUM, DIM, FFN)
+    prefix = "model.layers.0."
+    tensors = {prefix + gate_up_name: gate_up, prefix + down_name: down}
+    with open_with(make_source, tensors, model_type="granitemoe") as reader:
+        for number in range(NUM):
+            parts = reader.expert(ExpertKey(0, 0, 0, number))
+            assert list(parts) == ["gate.weight", "up.weight", "down.weight"]
+            assert np.array_equal(parts["gate.weight"], gate_up[number, :FFN])
+            assert np.array_equal(parts["up.weight"], gate_up[number, FFN:])
+            assert np.array_equal(parts["down.weight"], down[number])
+
+
+def test_gpt_oss_keeps_gate_and_up_together_with_scales_and_biases(
+    make_source: MakeSource,
+) -> None:
+    stem = "model.layers.0.mlp.experts."
+    byte = RANDOM.integers(0, 255, (NUM, 2 * FFN, 2, 16), dtype=np.uint8)
+    tensors: Tensors = {
+        f"{stem}gate_up_proj_blocks": byte,
+        f"{stem}gate_up_proj_scales": byte[:, :, :, 0].copy(),
+        f"{stem}gate_up_proj_bias": matrix(NUM, 2 * FFN),
+        f"{stem}down_proj_blocks": byte.copy(),
+        f"{stem}down_proj_scales": byte[:, :, :, 1].copy(),
+        f"{stem}down_proj_bias": matrix(NUM, DIM),
+        "model.layers.0.mlp.router.weight": matrix(NUM, DIM),
+    }
+    with open_with(make_source, tensors, model_type="gpt_oss", num_experts_per_tok=4) as reader:
+        assert [record.name for record in reader.manifest.tensors] == [
+            "model.layers.0.mlp.router.weight"
+        ]
+        for number in range(NUM):
+            parts = reader.expert(ExpertKey(0, 0, 0, number))
+            assert list(parts) == [
+                "gate_up.blocks", "down.blocks", "gate_up.scales", "down.scales",
+                "gate_up.bias", "down.bias",
+            ]  # fmt: skip
+            for name, part in parts.items():
+                role, kind = name.split(".")
+                assert np.array_equal(part, tensors[f"{stem}{role}_proj_{kind}"][number])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "unheard_of"},
+        {"model_type": "llama4", "hidden_size": 2 * FFN},
+        {"model_type": "x", "text_config": {"model_type": "llama4_text", "hidden_size": 2 * FFN}},
+    ],
+    ids=["by-shape", "by-family", "by-nested-family"],
+)
+def test_transposed_gate_and_up_are_no_halves(
+    config: dict[str, Any], make_source: MakeSource
+) -> None:
+    tensors = {"model.layers.0.feed_forward.experts.gate_up_proj": matrix(NUM, DIM, 2 * FFN)}
+    with open_with(make_source, tensors, **config) as reader:
+        assert list(reader.expert(ExpertKey(0, 0, 0, 2))) == ["gate_up.weight"]
+
+
+def test_layouts_may_be_mixed_in_one_checkpoint(make_source: MakeSource, tmp_path: Path) -> None:
+    fused, down = matrix(NUM, 2 * FFN, DIM), matrix(NUM, DIM, FFN)
+    tensors = SINGLE["qwen3_moe"] | {
+        "model.layers.0.mlp.experts.gate_up_proj": fused,
+        "model.layers.0.mlp.experts.down_proj": down,
+    }
+    with open_with(make_source, tensors, shards=3) as reader:
+        assert len(reader.manifest.experts) == 2 * NUM
+        found = reader.expert(ExpertKey(0, 0, 0, 3))
+        assert np.array_equal(found["up.weight"], fused[3, FFN:])
+        name = "model.layers.1.mlp.experts.3.up_proj.weight"
+        assert np.array_equal(reader.expert(ExpertKey(1, 0, 0, 3))["up.weight"], tensors[name])
+
+
+def test_deepseeks_scales_groups_and_shared_experts(make_source: MakeSource) -> None:
+    stem = "model.layers.3.mlp"
+    scale = "weight_scale_inv"
+    tensors: Tensors = {f"{stem}.shared_experts.gate_proj.weight": matrix(FFN, DIM)}
+    for expert in range(8):
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            tensors[f"{stem}.experts.{expert}.{name}.weight"] = matrix(FFN, DIM)
+            tensors[f"{stem}.experts.{expert}.{name}.{scale}"] = matrix(1, 1)
+    tensors["model.mtp.layers.0.mlp.experts.0.gate_proj.weight"] = matrix(FFN, DIM)
+    config = {"n_group": 4, "topk_group": 2, "num_experts_per_tok": 4}
+    with open_with(make_source, tensors, model_type="deepseek_v3", **config) as reader:
+        (tier,) = reader.manifest.tiers
+        assert (tier.groups, tier.experts_per_group, tier.placement) == (4, 2, Placement.HOT)
+        assert (tier.top_k_groups, tier.top_k_experts, tier.active_experts) == (2, 2, 4)
+        assert [record.router_row for record in reader.manifest.experts] == list(range(8))
+        record = reader.manifest.expert_by_key[ExpertKey(3, 0, 2, 1)]
+        assert record.router_row == 5
+        names = [f"{role}.weight" for role in ("gate", "up", "down")]
+        names += [f"{role}.{scale}" for role in ("gate", "up", "down")]
+        assert [part.name for part in record.parts] == names
+        assert tier.parameter_budget == sum(e.num_parameters for e in reader.manifest.experts)
+        assert len(reader.manifest.tensors) == 2
+
+
+def test_two_tensors_for_one_part_are_refused(make_source: MakeSource) -> None:
+    tensors = SINGLE["qwen3_moe"] | {"model.layers.1.mlp.experts.down_proj": matrix(NUM, DIM, FFN)}
+    with pytest.raises(Corrupt, match="expert 0 in layer 1"):
+        open_with(make_source, tensors)
+
+
+def test_one_tensor_in_two_shards_is_refused(make_source: MakeSource) -> None:
+    source = make_source(shards=2)
+    first, second = sorted(source.glob("*.safetensors"))
+    save_file(load_file(second) | load_file(first), second)
+    with pytest.raises(Corrupt, match=r"is in model-00001-of-00002\.safetensors, too"):
+        open_checkpoint(source)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("../up.safetensors", "up"), ("a/b.safetensors", "a/b"), ("x.bin", "x.bin"), ("", "''")],
+)
+def test_names_in_the_shard_index_stay_inside(
+    make_source: MakeSource, file: str, words: str
+) -> None:
+    source = make_source(shards=2)
+    path = source / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
+    with pytest.raises(Corrupt, match=words):
+        open_checkpoint(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"weight_map": {}}', "names no file"),
+        ('{"weight_map": {"a": 3}}', "str"),
+        ("{}", "weight_map"),
+        ('{"weight_map": {"a": "m.safetensors", "a": "n.safetensors"}}', "twice"),
+        ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "a is not in"),
+    ],
+)
+def test_a_shard_index_that_lies_is_refused(make_source: MakeSource, text: str, words: str) -> None:
+    source = make_source(shards=2)
+    (source / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(Corrupt, match=words):
+        open_checkpoint(source)
+
+
+def test_infinity_in_a_config_is_spelled_as_transformers_does(source: Path) -> None:
+    (source / "config.json").write_text('{"time_step_limit": [0.0, Infinity], "model_type": "m"}')
+    with open_checkpoint(source) as reader:
+        assert reader.manifest.architecture["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+
+
+def test_the_hubs_cache_of_links_opens_under_the_models_name(source: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    for path in source.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    with open_checkpoint(snapshot) as reader:
+        assert reader.manifest.model == "some/model"
+        assert reader.tensor("lm_head.weight").shape == (32, 16)
+
+
+def test_pickles_are_not_opened_unasked(source: Path) -> None:
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(Unsupported, match="convert"):
+        open_checkpoint(source)
