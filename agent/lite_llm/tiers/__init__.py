@@ -1,25 +1,47 @@
 """Where each weight is, and the only mover of its bytes: memory, disks and stores as one ladder."""
 
 from lite_llm.tiers.arena import Arena, Block, Lease
-from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader, ReadTimes
+from lite_llm.tiers.disk_tier import DiskBudget, DiskTier
 from lite_llm.tiers.failures import ReadFailed, ShortRead, StillLeased, UseAfterRelease
+from lite_llm.tiers.host_tier import HostTier
+from lite_llm.tiers.layer import Layer
+from lite_llm.tiers.load import Load
+from lite_llm.tiers.loader import Loader
 from lite_llm.tiers.memory import DeviceMemory, HostMemory, Memory, device_memory
+from lite_llm.tiers.plan import EMBEDDINGS, LoadPlan, plan_load
+from lite_llm.tiers.progress import LoadProgress, Phase, PhaseProgress
+from lite_llm.tiers.residency import Residency
+from lite_llm.tiers.source import LocalSource, Source
 
 __all__ = [
+    "EMBEDDINGS",
     "Arena",
     "Block",
-    "Chunks",
     "DeviceMemory",
+    "DiskBudget",
     "DiskFile",
     "DiskReader",
+    "DiskTier",
     "HostMemory",
+    "HostTier",
+    "Layer",
     "Lease",
+    "Load",
+    "LoadPlan",
+    "LoadProgress",
+    "Loader",
+    "LocalSource",
     "Memory",
+    "Phase",
+    "PhaseProgress",
     "ReadFailed",
     "ReadTimes",
+    "Residency",
     "ShortRead",
+    "Source",
     "StillLeased",
     "UseAfterRelease",
     "device_memory",
+    "plan_load",
 ]

@@ -7,7 +7,6 @@ the disk: a read with RWF_NOWAIT tells, at the price of one system call, and rea
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Final, Self
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.extents import GRANULE, aligned_down, aligned_up
 from lite_llm.tiers.failures import ReadFailed, ShortRead
+from lite_llm.tiers.threads import on_thread
 
 REQUEST_BYTES: Final = 8 << 20
 """Of one read: large enough that the disk's bandwidth counts and not its latency."""
@@ -96,14 +96,7 @@ class DiskReader:
 
     async def submit(self, work: Callable[..., ReadTimes], *args: object) -> ReadTimes:
         """Run ``work`` on a reading thread."""
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            # The thread writes into memory that the caller is about to free.
-            await asyncio.wait([running])
-            running.cancelled() or running.exception()
-            raise
+        return await on_thread(self._pool, work, *args)
 
     def read_chunks_now(
         self, file: DiskFile, chunks: Chunks, wanted: range, target: memoryview
