@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +87,7 @@ class ConvertProgress:
 
 def convert(
     source: Path, target: Path, options: ConvertOptions | None = None
-) -> Iterator[ConvertProgress]:
+) -> Generator[ConvertProgress, None, None]:
     """Write the checkpoint in ``source`` to ``target``; the work is done as one iterates.
 
     A conversion that was killed goes on where it stopped; one of an input that is there already
@@ -153,7 +153,9 @@ def _target_dtype(record: TensorRecord, wanted: str) -> str:
     return wanted if wanted and record.dtype in FLOATS and not exact else record.dtype
 
 
-def _write_files(reader: Reader, layout: Layout, writer: CheckpointWriter, total: int) -> Any:
+def _write_files(
+    reader: Reader, layout: Layout, writer: CheckpointWriter, total: int
+) -> Generator[ConvertProgress, None, tuple[FileRecord, ...]]:
     records: list[FileRecord] = []
     done = 0
     with ThreadPoolExecutor(1, "reading") as reading:

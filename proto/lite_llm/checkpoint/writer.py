@@ -113,6 +113,8 @@ class CheckpointWriter:
             )
         remove_partials(self.directory)
         records = list(_records(lines[1:]))
+        if same and self.is_published:
+            return
         if same:
             self._finished = {record.name: record for record in records}
         else:
