@@ -69,6 +69,15 @@ def test_a_directory_becomes_an_api_and_leaves_nothing(
     assert_left_nothing(up, guard, port)
 
 
+def test_it_can_be_stopped_while_a_model_loads(guard: Guard, checkpoint: Path) -> None:
+    (port,) = free_ports(1)
+    up = Command(guard, "up", "--model", f"mine={checkpoint}", "--port", str(port))
+    up.wait_said("mine: ")
+    assert up.terminated() == 0
+    assert "until Ctrl-C" not in up.output
+    assert_left_nothing(up, guard, port)
+
+
 def test_without_a_model_it_starts_what_exists_until_ctrl_c(guard: Guard) -> None:
     (port,) = free_ports(1)
     up = Command(guard, "up", "--port", str(port))

@@ -61,7 +61,7 @@ def up(
 
     settings = UpSettings(
         models=parsed(model or ()),
-        listen=f"{host}:{port}",
+        listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         store=options.store_settings(
             etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user
         ),

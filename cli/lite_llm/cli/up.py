@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ async def up(settings: UpSettings) -> None:
         )
         if settings.models:
             await _load_all(settings.models, door.grpc_address)
-            typer.echo(how_to_ask(door.http_address, settings.models[0].model.name))
+            names = [declaration.model.name for declaration in settings.models]
+            typer.echo(how_to_ask(door.http_address, names))
         else:
             typer.echo(f"listening on http://{door.http_address}/v1")
             typer.echo("no model yet: pass --model DIR", err=True)
@@ -72,12 +74,13 @@ async def _load(declaration: Declaration, channel: grpc.aio.Channel, screen: Scr
     screen.done(declaration.model.name)
 
 
-def how_to_ask(address: str, model: str) -> str:
-    """For a person: two ways to ask a model that is served at ``address``, ready to paste."""
+def how_to_ask(address: str, models: Sequence[str]) -> str:
+    """For a person: two ways to ask the first of ``models``, ready to paste."""
+    model = models[0]
     url = f"http://{address}/v1"
     body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 16})
     return f"""\
-serving {model} on {url} until Ctrl-C
+serving {", ".join(models)} on {url} until Ctrl-C
 
   curl {url}/completions -H 'Content-Type: application/json' -d '{body}'
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from lite_llm.contracts import LiteLLMError
 from lite_llm.contracts.keyspace import ROOT
 from lite_llm.metastore import Store
 from lite_llm.placement.observed import Observed
@@ -37,6 +38,8 @@ async def _feed(views: Observed[ClusterView], store: Store) -> None:
                 async for event in events:
                     views.set(advanced(views.value, event))
             log.warning("watch ended")
+        except LiteLLMError as error:
+            log.warning("watch failed", error=str(error))
         except Exception:  # a view that stands still in silence would be worse
             log.exception("watch failed")
         await asyncio.sleep(RETRY_SECONDS)

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import WorkerCrashed
+from lite_llm.contracts.errors import StoreUnavailable, WorkerCrashed
 from lite_llm.contracts.keyspace import AssignmentKey, ModelKey, key_of
 from lite_llm.metastore import Store
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
@@ -143,3 +143,22 @@ async def test_an_agent_that_loses_the_model_is_asked_to_load_it_again(
     await agent.hold(ref_to_proto(model), model_pb2.MODEL_STATE_RECOVERING)
     assert await ask(http) == 200
     assert len(agent.loads) == 2
+
+
+async def test_with_the_store_away_what_serves_goes_on(
+    http: aiohttp.ClientSession,
+    store: Store,
+    agent: StubAgent,
+    model: ModelRef,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await ask(http) == 200
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("away")
+
+    for call in ("get", "list_prefix", "lease"):
+        monkeypatch.setattr(store, call, away)
+    assert await ask(http) == 200
+    await agent.hold(ref_to_proto(model), model_pb2.MODEL_STATE_RECOVERING)
+    assert await ask(http) == 503

@@ -90,6 +90,22 @@ async def test_a_cancel_ends_the_generation_as_finished(
     await asyncio.wait_for(agent.withdrawn.wait(), 10)
 
 
+async def test_a_caller_that_vanishes_takes_its_work_along(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    async def stuck(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        async for event in saying(start):
+            yield event
+            await asyncio.Event().wait()
+
+    agent.script = stuck
+    call = door.Generate()
+    await call.write(start_of(model))
+    await asyncio.wait_for(agent.asked.wait(), 10)
+    call.cancel()
+    await asyncio.wait_for(agent.withdrawn.wait(), 10)
+
+
 async def test_a_stream_must_begin_with_a_start(door: OrchestratorAsyncStub) -> None:
     call = door.Generate()
     await call.write(GenerateRequest(cancel=GenerateCancel()))
