@@ -106,8 +106,8 @@ async def serving(
     )
     endpoint = Endpoint(_bind(server, address, tls), health_servicer, list(services))
     await endpoint.set_serving(False)
-    await server.start()
-    try:
+    try:  # a cancel in the middle of the start must find its way to the stop, too
+        await server.start()
         yield endpoint
     finally:
         await health_servicer.enter_graceful_shutdown()
