@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import BinaryIO, Final
@@ -12,6 +13,8 @@ import xxhash
 from lite_llm.checkpoint.dtypes import Buffer
 from lite_llm.checkpoint.durable import write_all
 from lite_llm.contracts.manifest import FileRecord
+
+FLUSH_BYTES: Final = 32 << 20  # written before the disk is set to work on them
 
 _ZEROS: Final = bytes(64 << 10)
 
@@ -69,7 +72,7 @@ class HashingFile:
         self._raw = raw
         self._hashing = hashing
         self._checksums = Checksums(chunk_bytes)
-        self._offset = 0
+        self._offset = self._flushing = 0
 
     def write(self, data: Buffer) -> None:
         """Append ``data``, which may be reused when this returns."""
@@ -79,6 +82,10 @@ class HashingFile:
         finally:
             hashed.result()
         self._offset += len(data)
+        if self._offset - self._flushing >= FLUSH_BYTES:
+            # Starts writing to the disk now, so that the final flush has little left to wait for.
+            os.posix_fadvise(self._raw.fileno(), 0, self._offset, os.POSIX_FADV_DONTNEED)
+            self._flushing = self._offset
 
     def pad(self, offset: int) -> None:
         """Append zeros up to ``offset``."""
