@@ -131,16 +131,13 @@ class HostedModel:
                     await self._changes.beyond(self._changes.version)
         except TimeoutError:
             pass
-        left = list(self._streams)
-        for stream in left:
-            stream.take_away(
-                AgentLost(
-                    f"{self.ref} leaves this agent: {self._reason}",
-                    where=str(self.ref),
-                    remedy="resume the stream on another agent",
-                )
+        return self._take_streams_away(
+            AgentLost(
+                f"{self.ref} leaves this agent: {self._reason}",
+                where=str(self.ref),
+                remedy="resume the stream on another agent",
             )
-        return len(left)
+        )
 
     def release(self) -> None:
         """Let go of the worker of a frozen model; :meth:`run` then returns."""
@@ -177,10 +174,18 @@ class HostedModel:
         try:
             await asyncio.wait((ended, released), return_when=asyncio.FIRST_COMPLETED)
             if not released.done():
+                # Before the connection is closed: that would tell them nothing of the reason.
+                self._take_streams_away(ended.result())
                 raise ended.result()
         finally:
             ended.cancel()
             released.cancel()
+
+    def _take_streams_away(self, error: LiteLLMError) -> int:
+        left = list(self._streams)
+        for stream in left:
+            stream.take_away(error)
+        return len(left)
 
     def _failed(self, error: LiteLLMError) -> None:
         self._error, self._worker = error, None

@@ -39,12 +39,13 @@ class Stream:
                     self.running = True
                     self._changed(self)
                 yield event
-        except grpc.aio.AioRpcError as failure:
-            raise await self._worker.error_from(failure) from failure
-        except asyncio.CancelledError:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
+            # A call that we cancelled ourselves ends in either, as grpc's timing has it.
             if self._taken_away is not None:
                 raise self._taken_away from None
-            raise
+            if isinstance(failure, asyncio.CancelledError):
+                raise
+            raise await self._worker.error_from(failure) from failure
         finally:
             self.close()
 
