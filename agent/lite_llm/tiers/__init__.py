@@ -9,10 +9,12 @@ from lite_llm.tiers.layer import Layer
 from lite_llm.tiers.load import Load
 from lite_llm.tiers.loader import Loader
 from lite_llm.tiers.memory import DeviceMemory, HostMemory, Memory, device_memory
+from lite_llm.tiers.opening import open_source
 from lite_llm.tiers.plan import EMBEDDINGS, LoadPlan, plan_load
 from lite_llm.tiers.progress import LoadProgress, Phase, PhaseProgress
 from lite_llm.tiers.residency import Residency
 from lite_llm.tiers.source import LocalSource, Source
+from lite_llm.tiers.store_tier import StoreSettings, StoreSource
 
 __all__ = [
     "EMBEDDINGS",
@@ -41,7 +43,10 @@ __all__ = [
     "ShortRead",
     "Source",
     "StillLeased",
+    "StoreSettings",
+    "StoreSource",
     "UseAfterRelease",
     "device_memory",
+    "open_source",
     "plan_load",
 ]

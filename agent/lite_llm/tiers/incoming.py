@@ -49,6 +49,12 @@ class IncomingFile:
             return self.cached.medium
         return Medium.OBJECT_STORE
 
+    def together(self, chunks: range) -> range:
+        """As many of ``chunks``, from the first on, as come from one place."""
+        place = self.medium_of(chunks[:1])
+        apart = (c for c in chunks if self.medium_of(range(c, c + 1)) is not place)
+        return range(chunks.start, next(apart, chunks.stop))
+
     async def bring(self, chunks: range, target: memoryview, meter: Meter) -> None:
         """Fill ``target`` with ``chunks``, verified."""
         medium, began = self.medium_of(chunks), perf_counter()

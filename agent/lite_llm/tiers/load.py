@@ -173,10 +173,9 @@ class Load:
                 # Another load is at it. Should it be cancelled, the work is ours after all.
                 await asyncio.wait(others)
                 continue
-            stop = next(
-                (c for c in range(missing[0], wanted.stop) if c in held.present), wanted.stop
-            )
-            chunks = range(missing[0], stop)
+            stop = next((c for c in range(missing[0], wanted.stop) if c in held.present), None)
+            chunks = range(missing[0], wanted.stop if stop is None else stop)
+            chunks = self._files[held.run.file.name].together(chunks)
             task = asyncio.create_task(self._fill(held, chunks))
             held.arriving.update(dict.fromkeys(chunks, task))
             try:

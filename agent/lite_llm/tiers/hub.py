@@ -1,0 +1,63 @@
+"""Models on a Hugging Face hub: ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from lite_llm.contracts.errors import (
+    Forbidden,
+    InvalidRequest,
+    ModelNotFound,
+    StoreUnavailable,
+)
+from lite_llm.tiers.store_tier import StoreSettings, StoreSource, open_http
+
+_URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+async def open_hub(
+    uri: str,
+    *,
+    settings: StoreSettings | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> StoreSource:
+    """The files of one commit: a branch is looked up now and does not move under the load.
+
+    ``endpoint`` and ``token`` default to the hub client's own (HF_ENDPOINT, HF_TOKEN). Raises
+    :class:`ModelNotFound`, :class:`Forbidden` and :class:`StoreUnavailable`.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise InvalidRequest(
+            f"{uri[:80]!r} names no model on a hub",
+            where="source",
+            remedy="write hf://OWNER/NAME or hf://OWNER/NAME@REVISION",
+        )
+    repository, revision = match[1], match[2]
+    api = HfApi(endpoint=endpoint, token=token)
+    try:
+        info = await asyncio.to_thread(api.model_info, repository, revision=revision)
+    except GatedRepoError as error:
+        raise Forbidden(
+            f"{repository} is gated", where=uri, remedy="accept its terms, and give a token"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(
+            f"the hub shows no {repository}", where=uri, remedy="check the name, or give a token"
+        ) from error
+    except Exception as error:  # of whatever HTTP library the hub's client is built on
+        raise StoreUnavailable(f"the hub can't be asked for {repository}", where=uri) from error
+    if info.sha is None:
+        raise StoreUnavailable(f"the hub names no commit of {repository}", where=uri)
+    headers = {"authorization": f"Bearer {api.token}"} if api.token else {}
+    return open_http(
+        f"{api.endpoint}/{repository}/resolve/{info.sha}",
+        settings or StoreSettings(),
+        headers=headers,
+        revision=info.sha,
+    )

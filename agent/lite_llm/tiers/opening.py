@@ -1,0 +1,41 @@
+"""From a URI to the source behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lite_llm.contracts.errors import InvalidRequest
+from lite_llm.tiers.source import LocalSource, Source
+from lite_llm.tiers.store_tier import StoreSettings, open_store
+
+
+async def open_source(
+    uri: str,
+    *,
+    settings: StoreSettings | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Source | LocalSource:
+    """The source for ``file``, ``s3``, ``az``, ``gs``, ``http``, ``https`` or ``hf``.
+
+    ``options`` go to the store's client (see :func:`open_store`); for ``hf`` they may hold
+    ``endpoint`` and ``token``. Raises :class:`InvalidRequest` for what is no such URI.
+    """
+    scheme = urlsplit(uri).scheme
+    if scheme == "file":
+        parts = urlsplit(uri)
+        if parts.netloc not in {"", "localhost"}:
+            raise InvalidRequest(
+                f"{uri[:80]!r} names another machine", where="source", remedy="write file:///PATH"
+            )
+        return LocalSource(Path(unquote(parts.path)))
+    if scheme == "hf":
+        # Importing the hub's client takes most of a second, which only its users should wait for.
+        from lite_llm.tiers.hub import open_hub
+
+        known = dict(options or {})
+        return await open_hub(
+            uri, settings=settings, endpoint=known.get("endpoint"), token=known.get("token")
+        )
+    return open_store(uri, settings=settings, options=options)

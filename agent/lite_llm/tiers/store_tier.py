@@ -1,0 +1,241 @@
+"""Files in object stores: ranged GETs that resume where they were cut, into arena memory.
+
+obstore speaks to S3, Azure Blob, Google Cloud Storage and plain HTTP alike. Its own retries are
+off: they neither resume a stream nor heed Retry-After.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import obstore
+from obstore import exceptions
+from obstore.store import HTTPStore, ObjectStore, from_url
+
+from lite_llm.contracts.errors import (
+    Forbidden,
+    InvalidRequest,
+    LiteLLMError,
+    StoreUnavailable,
+    Unauthenticated,
+)
+from lite_llm.tiers.failures import ReadFailed, ShortRead
+from lite_llm.tiers.retrying import Backoff, parse_retry_after
+from lite_llm.tiers.source import checked_parts
+
+PIECE_BYTES: Final = 1 << 20
+"""Handed over at a time: what a cut connection loses at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """How patient to be with a store."""
+
+    backoff: Backoff = field(default_factory=Backoff)
+    stall_seconds: float = 20.0
+    """Without a byte, after which the connection is given up."""
+
+
+class StoreSource:
+    """A prefix of a store; files are addressed below it."""
+
+    def __init__(
+        self,
+        uri: str,
+        store: ObjectStore,
+        settings: StoreSettings,
+        *,
+        retry_after: Callable[[str], Awaitable[float]] | None = None,
+        revision: str = "",
+    ) -> None:
+        """``revision`` names content that never changes, such as a commit."""
+        self.uri = uri.rstrip("/")
+        self._store = store
+        self._settings = settings
+        self._retry_after = retry_after
+        self._revision = revision
+
+    async def identity(self, name: str) -> str:
+        if self._revision:
+            return f"{self.uri}/{name}@{self._revision}"
+        meta: Mapping[str, Any] = await self._patiently(
+            name, 0, lambda: obstore.head_async(self._store, checked_parts(name))
+        )
+        return f"{self.uri}/{name}:{meta['size']}:{meta['e_tag'] or meta['last_modified']}"
+
+    async def read(self, name: str, offset: int, target: memoryview) -> None:
+        done = 0
+
+        async def stream() -> None:
+            nonlocal done
+            pieces = self._pieces(name, offset + done, offset + len(target))
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if done + len(piece) > len(target):
+                        raise StoreUnavailable(
+                            f"{self.uri}/{name} sent more than it was asked for",
+                            where=f"{name} offset {offset + done}",
+                        )
+                    target[done : done + len(piece)] = piece
+                    done += len(piece)
+            if done < len(target):
+                raise ConnectionError("the answer ended early")
+
+        await self._patiently(name, offset, stream, lambda: done)
+
+    async def close(self) -> None:
+        """obstore's connections end with the object."""
+
+    async def _pieces(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        async with asyncio.timeout(self._settings.stall_seconds):
+            answer = await obstore.get_async(
+                self._store, checked_parts(name), options={"range": (start, end)}
+            )
+        if answer.range[0] != start or answer.range[1] < end:
+            raise ShortRead(
+                f"{self.uri}/{name} ends at {answer.meta['size']}, before {end}",
+                where=f"{self.uri}/{name} offset {start}",
+                remedy="the store's copy does not fit its manifest: upload it again",
+            )
+        stream = aiter(answer.stream(min_chunk_size=PIECE_BYTES))
+        while True:
+            async with asyncio.timeout(self._settings.stall_seconds):
+                piece = await anext(stream, None)
+            if piece is None:
+                return
+            yield piece
+
+    async def _patiently(
+        self,
+        name: str,
+        offset: int,
+        attempt: Callable[[], Awaitable[Any]],
+        progress: Callable[[], int] = lambda: 0,
+    ) -> Any:
+        failures = 0
+        while True:
+            before = progress()
+            try:
+                return await attempt()
+            except LiteLLMError:
+                raise
+            except (exceptions.BaseError, OSError, TimeoutError) as error:
+                if refusal := _refusal(f"{self.uri}/{name}", error):
+                    raise refusal from error
+                failures = 1 if progress() > before else failures + 1
+                wait = self._settings.backoff.delay(
+                    failures, await self._asked_to_wait(name, str(error))
+                )
+                if wait is None:
+                    raise StoreUnavailable(
+                        f"{self.uri}/{name} can't be read: {_first_line(error)}",
+                        where=f"{name} offset {offset + progress()}",
+                        remedy="look at the store, or name a mirror",
+                    ) from error
+            await asyncio.sleep(wait)
+
+    async def _asked_to_wait(self, name: str, error: str) -> float:
+        if self._retry_after is None or not ("429 Too Many" in error or "503 Service" in error):
+            return 0.0
+        return await self._retry_after(name)
+
+
+def open_store(
+    uri: str,
+    *,
+    settings: StoreSettings | None = None,
+    options: Mapping[str, str] | None = None,
+) -> StoreSource:
+    """The store behind ``s3://``, ``az://``, ``gs://``, ``http://`` or ``https://``.
+
+    ``options`` are obstore's settings for the scheme, such as ``endpoint`` or credentials; what is
+    not given comes from where the cloud's own tools look.
+    """
+    client: Any = {
+        "connect_timeout": timedelta(seconds=10),
+        "timeout": timedelta(hours=1),  # of a whole answer: stalls are ours to notice
+        "allow_http": True,
+        "default_headers": {},
+    }
+    retries: Any = {"max_retries": 0}
+    settings = settings or StoreSettings()
+    if uri.startswith(("http://", "https://")):
+        return open_http(uri, settings, client=client, retries=retries)
+    if not uri.startswith(("s3://", "az://", "gs://")):
+        raise InvalidRequest(
+            f"no store is known for {uri[:80]!r}",
+            where="source",
+            remedy="use file://, s3://, az://, gs://, http://, https:// or hf://",
+        )
+    try:
+        store: Any = from_url(
+            uri, config=dict(options or {}), client_options=client, retry_config=retries
+        )  # type: ignore[call-overload]  # the overloads differ by scheme, which is in the text
+    except (exceptions.BaseError, ValueError) as error:
+        raise InvalidRequest(
+            f"{uri} can't be opened: {_first_line(error)}", where="source", remedy="see the options"
+        ) from error
+    return StoreSource(uri, store, settings)
+
+
+def open_http(
+    uri: str,
+    settings: StoreSettings,
+    *,
+    headers: Mapping[str, str] | None = None,
+    revision: str = "",
+    client: Mapping[str, Any] | None = None,
+    retries: Mapping[str, Any] | None = None,
+) -> StoreSource:
+    """Files below an HTTP address."""
+    root = uri.rstrip("/")
+    options: Any = {**(client or {"allow_http": True}), "default_headers": dict(headers or {})}
+    store = HTTPStore.from_url(
+        root,
+        client_options=options,
+        retry_config=retries or {"max_retries": 0},  # type: ignore[arg-type]  # a typed dict
+    )
+
+    async def retry_after(name: str) -> float:
+        # obstore keeps the answer's headers to itself, so the server is asked for them alone.
+        return await asyncio.to_thread(_retry_after_of, f"{root}/{quote(name)}", headers or {})
+
+    return StoreSource(root, store, settings, retry_after=retry_after, revision=revision)
+
+
+def _retry_after_of(url: str, headers: Mapping[str, str]) -> float:
+    request = Request(url, method="HEAD", headers=dict(headers))  # http(s) only
+    try:
+        with urlopen(request, timeout=5):
+            return 0.0
+    except HTTPError as error:
+        with error:
+            return parse_retry_after(error.headers.get("Retry-After", ""), datetime.now(UTC))
+    except (URLError, OSError):
+        return 0.0
+
+
+def _refusal(what: str, error: Exception) -> LiteLLMError | None:
+    """An error that no retry will mend."""
+    match error:
+        case exceptions.NotFoundError() | FileNotFoundError():
+            return ReadFailed(f"{what} does not exist", where=what, remedy="check the source")
+        case exceptions.PermissionDeniedError():
+            return Forbidden(f"the store refuses {what}", where=what, remedy="check its policy")
+        case exceptions.UnauthenticatedError():
+            return Unauthenticated(
+                f"the store wants credentials for {what}", where=what, remedy="give some"
+            )
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).partition("\n")[0]
