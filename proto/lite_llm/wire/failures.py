@@ -66,6 +66,10 @@ async def abort(
 
     Work that was cancelled within the server is told as AgentLost: the caller may try again.
     """
+    if isinstance(error, NotImplementedError):  # what a generated base class raises
+        error = errors.Unsupported(
+            "this version does not have the method", remedy="use a later version of the server"
+        )
     if not isinstance(error, LiteLLMError):
         log.error("call failed", exc_info=error)
         cancelled = isinstance(error, asyncio.CancelledError)

@@ -16,6 +16,12 @@ from tests.proto.wire.conftest import FAULTY, KINDS, Faulty, Peer
 
 from lite_llm.contracts import LiteLLMError, errors, outcome_of
 from lite_llm.contracts.outcomes import OUTCOMES
+from lite_llm.proto.v1.agent_pb2 import SleepRequest, UnloadRequest
+from lite_llm.proto.v1.agent_pb2_grpc import (
+    AgentServicer,
+    AgentStub,
+    add_AgentServicer_to_server,
+)
 from lite_llm.proto.v1.error_pb2 import ErrorDetail
 from lite_llm.wire import closing_call, error_from, failures, open_channel, serving
 
@@ -270,3 +276,21 @@ def test_any_detail_of_a_stranger_is_some_error_of_ours(detail: ErrorDetail) -> 
     )
     assert isinstance(arrived, LiteLLMError)
     assert arrived.message == detail.message
+
+
+async def test_a_method_that_is_not_there_yet_is_unsupported() -> None:
+    """The base classes that protoc makes raise for every method nobody overrides."""
+    service = AgentServicer()  # type: ignore[abstract]  # what no method overrides is the point
+    services = {"lite_llm.v1.Agent": lambda server: add_AgentServicer_to_server(service, server)}
+    async with (
+        serving("127.0.0.1:0", services, grace=0) as endpoint,
+        open_channel(f"127.0.0.1:{endpoint.port}") as channel,
+    ):
+        stub = AgentStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as unary:
+            await stub.Unload(UnloadRequest())
+        with pytest.raises(grpc.aio.AioRpcError) as stream:
+            await anext(aiter(stub.Sleep(SleepRequest())))
+    for failure in (unary, stream):
+        assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert isinstance(error_from(failure.value, where="agent"), errors.Unsupported)
