@@ -25,7 +25,7 @@ from lite_llm.checkpoint.layout import (
     SizedExpert,
     lay_out,
 )
-from lite_llm.checkpoint.reader import Reader, open_checkpoint
+from lite_llm.checkpoint.reader import Reader, open_checkpoint, read_index
 from lite_llm.checkpoint.sizes import tensor_bytes
 from lite_llm.checkpoint.strict_json import canonical
 from lite_llm.checkpoint.tiering import Assignment, TierRules, assign
@@ -119,6 +119,8 @@ def convert(
                     extras=extras,
                 )
                 writer.publish(manifest, options.key)
+        if unchanged:
+            read_index(target)  # says so if a file has gone or shrunk since
         if unchanged and options.key and not _is_signed(target, options.key):
             sign(target, options.key)
     yield ConvertProgress("", total, total)

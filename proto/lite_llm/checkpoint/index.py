@@ -26,6 +26,7 @@ MAJOR, MINOR = 1, 0
 
 MAX_INDEX_BYTES: Final = 16 << 20  # a trillion parameters of 400 experts a layer need some 4 MiB
 MAX_HEADER_BYTES: Final = 1 << 20  # the largest config.json of the hub is a tenth of it
+MAX_CHUNK_BYTES: Final = 64 << 20  # what checking a single byte may have to read
 MAX_ARRAYS: Final = 1 << 18  # what decoding them may cost stays within 64 MiB
 
 _CHECKSUM, _HEADER, _RECORDS = b'{"checksum":"', b'","header":', b',"records":'
@@ -85,7 +86,7 @@ class FileEntry(Struct, array_like=True, gc=False):
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     num_bytes: Natural
     sha256: Sha256
-    chunk_bytes: Annotated[int, Meta(ge=4096, le=2**40)]
+    chunk_bytes: Annotated[int, Meta(ge=4096, le=MAX_CHUNK_BYTES)]
     chunk_checksums: str
 
 

@@ -131,7 +131,11 @@ class Reader:
         return buffer
 
     def map(self, span: Span) -> memoryview:
-        """The bytes of ``span`` without a copy, read-only; the page cache stays their owner."""
+        """The bytes of ``span`` without a copy or a check, read-only; the page cache owns them.
+
+        Only for files that nobody writes to: one that shrinks while it is mapped takes the process
+        down with SIGBUS.
+        """
         descriptor = self._descriptor(span.file)
         if not span.length:
             return memoryview(b"")  # an empty file can't be mapped

@@ -29,6 +29,7 @@ from lite_llm.checkpoint import (
 )
 from lite_llm.contracts.errors import (
     Conflict,
+    Corrupt,
     InvalidRequest,
     OutOfMemory,
     OverBudget,
@@ -98,6 +99,26 @@ def test_a_second_conversion_writes_nothing(source: Path, tmp_path: Path) -> Non
     (progress,) = run(source, target)
     assert progress.done_bytes == progress.total_bytes > 0
     assert before == {path: path.stat().st_mtime_ns for path in [target, *target.iterdir()]}
+
+
+def test_a_published_checkpoint_that_lost_a_file_is_not_called_complete(
+    source: Path, tmp_path: Path
+) -> None:
+    run(source, tmp_path / "target")
+    (tmp_path / "target" / "dense-outer-000.bin").unlink()
+    with pytest.raises(Corrupt, match="dense-outer"):
+        run(source, tmp_path / "target")
+
+
+def test_empty_and_scalar_tensors_survive(make_source: MakeSource, tmp_path: Path) -> None:
+    tensors: Tensors = {"a": np.array(3.5), "b": np.empty((0, 7), np.float32), "c": np.ones(3)}
+    run(make_source(tensors), tmp_path / "t", dtype="float32")
+    assert findings(tmp_path / "t") == []
+    with open_checkpoint(tmp_path / "t") as reader:
+        assert {name: reader.tensor(name).shape for name in "abc"} == {
+            "a": (), "b": (0, 7), "c": (3,)
+        }  # fmt: skip
+        assert reader.tensor("a") == 3.5
 
 
 def test_a_published_checkpoint_is_never_written_over(source: Path, tmp_path: Path) -> None:

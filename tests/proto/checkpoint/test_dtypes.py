@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lite_llm.checkpoint.dtypes import FLOATS, as_array, converted
@@ -38,6 +38,7 @@ def test_every_pair_agrees_with_torch(source: str, target: str) -> None:
     assert bytes(found) == stored(expected, target)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
 def test_any_single_rounds_to_bfloat16_as_torch_rounds_it(values: list[float]) -> None:
     expected = torch.tensor(values, dtype=torch.float32).to(torch.bfloat16)
@@ -50,6 +51,7 @@ def test_any_single_rounds_to_bfloat16_as_torch_rounds_it(values: list[float]) -
         )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(allow_nan=False, min_value=-3e38, max_value=3e38), max_size=50))
 def test_doubles_are_rounded_once(values: list[float]) -> None:
     """Rounded to single first, 1 + 2**-8 + 2**-40 would become a tie, and go the other way."""

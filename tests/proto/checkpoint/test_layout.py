@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lite_llm.checkpoint.layout import CHUNK_BYTES, Layout, Sized, SizedExpert, lay_out
@@ -40,6 +40,7 @@ def check(layout: Layout, limit: int) -> None:
     assert [record.key for record in layout.experts] == sorted(r.key for r in layout.experts)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["", "model.layers.0.", "h.1.", "a.b."]), st.integers(0, 30_000)),

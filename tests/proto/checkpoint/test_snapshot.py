@@ -16,7 +16,7 @@ from lite_llm.checkpoint import Finding, convert, new_snapshot, open_snapshot, v
 from lite_llm.checkpoint.snapshot import CURRENT, current_snapshot
 from lite_llm.contracts.errors import Conflict, Corrupt, ModelNotFound
 
-NAMES = ("model.layers.0.w", "model.layers.1.w", "model.norm.w")
+NAMES = ("model.layers.0.w", "model.norm.w")
 
 
 def weights(directory: Path, value: int) -> Path:
@@ -155,7 +155,7 @@ def test_death_at_every_flush_and_rename_leaves_old_or_new(tmp_path: Path) -> No
             child.stdin.flush()
     assert child.returncode == 0
     assert status == "0"
-    assert len(seen) > 40
+    assert len(seen) > 30
     names = [name for name, _ in seen]
     assert names == sorted(names)
     assert seen[0][1] == {1}
@@ -195,7 +195,7 @@ def test_every_file_is_flushed_before_its_name_and_the_pointer_comes_last(
 
 def test_readers_during_many_commits_see_no_mixture(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    sources = [weights(tmp_path / str(value), value) for value in range(8)]
+    sources = [weights(tmp_path / str(value), value) for value in range(5)]
     commit(root, sources[0])
     seen: list[set[int]] = []
     done = threading.Event()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lite_llm.checkpoint import open_checkpoint
@@ -179,6 +179,7 @@ def test_the_machine_stays_bounded(data: bytes, words: str) -> None:
         run(data)
 
 
+@settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=200))
 def test_the_machine_fails_in_one_way_only(data: bytes) -> None:
     try:

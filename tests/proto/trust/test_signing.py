@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lite_llm.contracts.errors import Conflict, Corrupt, Forbidden, InvalidSettings
@@ -75,6 +75,7 @@ def test_keys_of_another_kind_are_refused(tmp_path: Path) -> None:
         PrivateKey.load(tmp_path / "key")
 
 
+@settings(deadline=None, max_examples=30)
 @given(data=st.binary(min_size=1, max_size=64), bit=st.integers(0, 64 * 8 - 1))
 def test_a_flipped_bit_is_found_in_data_and_signature(data: bytes, bit: int) -> None:
     key = PrivateKey.load_raw(SECRET)

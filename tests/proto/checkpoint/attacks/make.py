@@ -114,6 +114,7 @@ def indexes() -> Iterator[tuple[str, bytes]]:
     yield "odd-sha256", changed(lambda h, r: put(r[0][0], 2, "0" * 63))
     yield "newline-sha256", changed(lambda h, r: put(r[0][0], 2, "0" * 64 + "\n"))
     yield "chunk-of-nothing", changed(lambda h, r: put(r[0][0], 3, 0))
+    yield "chunk-of-everything", changed(lambda h, r: put(r[0][0], 3, 2**40))
     yield "tensor-overlap", changed(lambda h, r: r[1].append(["f", 0, 0, 4096, [32, 32], "F32"]))
     yield "expert-overlap", changed(lambda h, r: put(r[2][1], 6, 4096))
     yield "behind-the-end", changed(lambda h, r: put(r[1][0], 2, NUM_BYTES))
