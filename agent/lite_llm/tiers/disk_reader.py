@@ -2,7 +2,7 @@
 
 Cold bytes come by O_DIRECT: the page cache would cost a second copy and push out what others need.
 Bytes that are in the page cache already are copied from there, which is several times faster than
-the disk: a read with RWF_NOWAIT tells, at the price of one system call, and reads ahead nothing.
+the disk.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Final, Self
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.extents import GRANULE, aligned_down, aligned_up
 from lite_llm.tiers.failures import ReadFailed, ShortRead
+from lite_llm.tiers.page_cache import is_cached
 from lite_llm.tiers.threads import on_thread
 
 REQUEST_BYTES: Final = 8 << 20
@@ -148,10 +149,12 @@ class DiskReader:
     def _from_page_cache(
         self, file: DiskFile, offset: int, num_bytes: int, target: memoryview
     ) -> int:
+        if not is_cached(file.buffered, offset, num_bytes):
+            return 0
         with target[:num_bytes] as view:
             try:
                 return self._preadv(file.buffered, [view], offset, os.RWF_NOWAIT)
-            except OSError:  # EAGAIN: not there; EOPNOTSUPP: this file system can't tell
+            except OSError:  # EAGAIN: no longer there; EOPNOTSUPP: this file system can't tell
                 return 0
 
     def _direct(

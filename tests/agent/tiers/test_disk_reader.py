@@ -20,9 +20,11 @@ from lite_llm.tiers.disk_reader import DiskFile, DiskReader
 from lite_llm.tiers.extents import GRANULE, aligned_up
 from lite_llm.tiers.failures import ReadFailed, ShortRead
 from lite_llm.tiers.memory import HostMemory
+from lite_llm.tiers.page_cache import is_cached
 
 SIZE = 300_001
 CHUNK = 64 << 10
+HAS_CACHESTAT = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 5)
 
 
 @pytest.fixture
@@ -104,11 +106,23 @@ async def test_cold_bytes_come_directly_and_warm_ones_from_the_cache(
         await reader.read(file, 0, SIZE, target)
         if file.direct >= 0:
             assert seen == [(file.direct, 0, SIZE)]
+        assert not is_cached(file.buffered, 0, SIZE), "a cold read must leave no trace"
         seen.clear()
         await asyncio.to_thread(path.read_bytes)
         await reader.read(file, 0, SIZE, target)
-        assert seen == [(file.buffered, os.RWF_NOWAIT, SIZE)]
+        if HAS_CACHESTAT:
+            assert seen == [(file.buffered, os.RWF_NOWAIT, SIZE)]
     reader.close()
+
+
+def test_the_page_cache_can_be_asked(path: Path, target: memoryview) -> None:
+    with DiskFile(path) as file:
+        chill(path)
+        assert not is_cached(file.buffered, 0, SIZE)
+        path.read_bytes()
+        assert is_cached(file.buffered, 0, SIZE) is HAS_CACHESTAT
+        assert is_cached(file.buffered, 5, 10) is HAS_CACHESTAT
+    assert not is_cached(-1, 0, 1)
 
 
 async def test_a_file_system_without_direct_reads_is_read_buffered(
