@@ -47,7 +47,7 @@ def test_help_names_every_command(command: str) -> None:
     ("arguments", "status", "words"),
     [
         (["up", "--model", "/no/such/directory"], outcomes.NO_INPUT, "is not a directory"),
-        (["up", "--model", "name=/"], outcomes.NO_INPUT, "has no config.json"),
+        (["up", "--model", "name=/"], outcomes.NO_INPUT, "has neither config.json"),
         (["up", "--etcd", "ftp://x:1"], outcomes.CONFIG, "http://host:2379"),
         (["orchestrator", "--etcd", "x:1", "--listen", "x"], outcomes.CONFIG, "host:port"),
         (["agent", "--etcd", "x:1", "--tls-ca", "a"], outcomes.CONFIG, "--tls-ca"),

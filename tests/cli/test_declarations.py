@@ -62,7 +62,7 @@ def test_a_model_is_a_directory_with_or_without_a_name(
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="is not a directory"):
         Declaration.parse(str(tmp_path / "absent"))
-    with pytest.raises(ModelNotFound, match="has no config"):
+    with pytest.raises(ModelNotFound, match="has neither config"):
         Declaration.parse(str(tmp_path))
 
 

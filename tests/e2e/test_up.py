@@ -15,6 +15,7 @@ from pathlib import Path
 
 import openai
 
+from lite_llm.checkpoint import convert
 from lite_llm.contracts import outcomes
 from lite_llm.testing.command import Command
 from lite_llm.testing.guard import Guard, free_ports, marked_processes
@@ -75,6 +76,26 @@ def test_it_can_be_stopped_while_a_model_loads(guard: Guard, checkpoint: Path) -
     up.wait_said("mine: ")
     assert up.terminated() == 0
     assert "until Ctrl-C" not in up.output
+    assert_left_nothing(up, guard, port)
+
+
+def test_a_converted_checkpoint_answers_the_same(
+    guard: Guard,
+    checkpoint: Path,
+    tmp_path: Path,
+    expected: Callable[[str, int], tuple[str, list[int]]],
+) -> None:
+    for _ in convert(checkpoint, tmp_path / "converted"):
+        pass
+    (port,) = free_ports(1)
+    up = Command(guard, "up", "--model", f"tiny={tmp_path / 'converted'}", "--port", str(port))
+    up.wait_said("OpenAI(")
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        answer = client.completions.create(
+            model="tiny", prompt=PROMPTS[0], max_tokens=32, temperature=0
+        )
+    assert answer.choices[0].text == expected(PROMPTS[0], 32)[0]
+    assert up.terminated() == 0
     assert_left_nothing(up, guard, port)
 
 

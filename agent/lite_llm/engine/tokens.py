@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import tokenizers
 
 from lite_llm.contracts.errors import Corrupt
@@ -18,16 +16,13 @@ class Tokenizer:
         self._tokenizer = tokenizer
 
     @classmethod
-    def read(cls, directory: Path) -> Tokenizer:
-        """:class:`Corrupt` if the file is absent or broken."""
-        path = directory / "tokenizer.json"
+    def parse(cls, data: bytes, where: str) -> Tokenizer:
+        """From the contents of ``where``; :class:`Corrupt` if they are broken."""
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except Exception as error:  # the library raises nothing narrower
             raise Corrupt(
-                f"{path} can't be read: {error}",
-                where=str(path),
-                remedy="fetch the checkpoint again",
+                f"{where} can't be read: {error}", where=where, remedy="fetch the checkpoint again"
             ) from error
         # Some files carry their training's limits; a prompt is never cut or filled up here.
         tokenizer.no_truncation()

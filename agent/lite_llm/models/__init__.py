@@ -1,6 +1,6 @@
 """Model architectures: their configuration, their weights and their maths on one device."""
 
-from lite_llm.models.config import LlamaConfig, read_config, read_json, token_ids
+from lite_llm.models.config import LlamaConfig, parse_json, token_ids
 from lite_llm.models.llama import Llama, SequenceCache
 from lite_llm.models.loading import Progress, load_llama
 
@@ -10,7 +10,6 @@ __all__ = [
     "Progress",
     "SequenceCache",
     "load_llama",
-    "read_config",
-    "read_json",
+    "parse_json",
     "token_ids",
 ]

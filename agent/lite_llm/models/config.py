@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
-from lite_llm.contracts.errors import Corrupt, ModelNotFound, Unsupported
+from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.models.rope import RopeConfig
 
 ARCHITECTURES: Final = ("LlamaForCausalLM",)
@@ -102,27 +101,14 @@ class LlamaConfig:
         )
 
 
-def read_config(directory: Path) -> LlamaConfig:
-    """Of the checkpoint in ``directory``; :class:`ModelNotFound` where there is none."""
-    if not directory.is_dir():
-        raise ModelNotFound(
-            f"there is no directory {directory}",
-            where=str(directory),
-            remedy="mount it, or correct the model's source",
-        )
-    return LlamaConfig.parse(read_json(directory / "config.json"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a checkpoint's file; :class:`Corrupt` names a file that is absent or broken."""
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """The object in one of a checkpoint's small files; :class:`Corrupt` names a broken one."""
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _broken(path, f"can't be read: {error.strerror}") from error
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _broken(path, f"is no JSON: {error}") from error
+        raise _broken(where, f"is no JSON: {error}") from error
     if not isinstance(value, dict):
-        raise _broken(path, "holds no JSON object")
+        raise _broken(where, "holds no JSON object")
     return value
 
 
@@ -135,8 +121,8 @@ def token_ids(value: object, *, vocab: int) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _broken(path: Path, what: str) -> Corrupt:
-    return Corrupt(f"{path} {what}", where=str(path), remedy="fetch the checkpoint again")
+def _broken(where: str, what: str) -> Corrupt:
+    return Corrupt(f"{where} {what}", where=where, remedy="fetch the checkpoint again")
 
 
 def _wrong(field: str, value: object, remedy: str) -> Corrupt:

@@ -1,25 +1,23 @@
-"""Weights from safetensors files, layer by layer, each tensor checked before it is used."""
+"""Weights from a checkpoint, layer by layer, each tensor checked before it is used."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lite_llm.checkpoint import Reader
 from lite_llm.contracts.errors import Corrupt, Unsupported
-from lite_llm.models.config import LlamaConfig, read_json
+from lite_llm.contracts.manifest import Manifest, TensorRecord
+from lite_llm.models.config import LlamaConfig
 from lite_llm.models.llama import Layer, Llama
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
-ITEM_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2}
+DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 Shape = tuple[int, ...]
 
@@ -32,35 +30,35 @@ class Progress:
     total_bytes: int
 
 
-def load_llama(directory: Path, config: LlamaConfig) -> Iterator[Progress | Llama]:
-    """Read the weights of the checkpoint in ``directory``: progress per layer, then the model.
+def load_llama(reader: Reader, config: LlamaConfig) -> Iterator[Progress | Llama]:
+    """Read a checkpoint's weights: progress per layer, then the model.
 
-    Everything is checked against the headers before the first byte of weights is read:
-    :class:`Corrupt` names the tensor or the file that is not as it must be.
+    Everything is checked against the manifest before the first byte of weights is read:
+    :class:`Corrupt` names the tensor or the file that is not as it must be. Bytes that have
+    checksums are checked as they are read.
     """
+    records = checked_records(reader.manifest, config, reader.directory)
     layers = layer_shapes(config)
-    with ExitStack() as files:
-        source = _Checkpoint(directory, files)
-        sizes = source.check(all_shapes(config), tied=config.tied)
-        done, total = 0, sum(sizes.values())
+    done, total = 0, sum(record.span.length for record in records.values())
 
-        def read(names: Iterable[str]) -> list[Tensor]:
-            nonlocal done
-            tensors = []
-            for name in names:
-                # A copy: what stays mapped would be read from disk at the first token only.
-                tensors.append(source.tensor(name).to(getattr(torch, config.dtype), copy=True))
-                done += sizes[name]
-            return tensors
+    def read(names: Iterable[str]) -> list[Tensor]:
+        nonlocal done
+        tensors = []
+        for name in names:
+            record = records[name]
+            stored = torch.frombuffer(reader.read_checked(record.span), dtype=DTYPES[record.dtype])
+            tensors.append(stored.reshape(record.shape).to(getattr(torch, config.dtype)))
+            done += record.span.length
+        return tensors
 
-        yield Progress(0, total)
-        outer_names = outer_shapes(config)
-        outer_tensors = dict(zip(outer_names, read(outer_names), strict=True))
+    yield Progress(0, total)
+    outer_names = outer_shapes(config)
+    outer_tensors = dict(zip(outer_names, read(outer_names), strict=True))
+    yield Progress(done, total)
+    read_layers = []
+    for number in range(config.num_layers):
+        read_layers.append(Layer(*read(layer_tensor(number, name) for name in layers)))
         yield Progress(done, total)
-        read_layers = []
-        for number in range(config.num_layers):
-            read_layers.append(Layer(*read(layer_tensor(number, name) for name in layers)))
-            yield Progress(done, total)
     embedding_VD = outer_tensors[EMBEDDING]
     yield Llama(
         config,
@@ -108,64 +106,32 @@ def layer_tensor(number: int, name: str) -> str:
     return f"model.layers.{number}.{name}.weight"
 
 
-class _Checkpoint:
-    """The files of a checkpoint and which tensor is in which."""
-
-    def __init__(self, directory: Path, files: ExitStack) -> None:
-        self._where: dict[str, tuple[Path, Any]] = {}
-        for path in _shards(directory):
-            try:
-                file = files.enter_context(safe_open(path, framework="pt"))
-            except (OSError, SafetensorError) as error:
-                raise _corrupt(f"{path} can't be read: {error}", str(path)) from error
-            for name in file.keys():  # noqa: SIM118  not a dict: the file can't be iterated
-                if name in self._where:
-                    raise _corrupt(f"tensor {name} is in {path} and in another file", name)
-                self._where[name] = path, file
-
-    def check(self, expected: Iterable[tuple[str, Shape]], *, tied: bool) -> dict[str, int]:
-        """Bytes of every expected tensor, if all are there and as they must be."""
-        sizes = {name: self._checked_bytes(name, shape) for name, shape in expected}
-        for name in sorted(self._where.keys() - sizes.keys()):
-            # Copies of what is computed, and of a tied head, that older exporters left behind.
-            if not (name.endswith(".rotary_emb.inv_freq") or (tied and name == HEAD)):
-                raise _corrupt(f"tensor {name} belongs to no part of this architecture", name)
-        return sizes
-
-    def _checked_bytes(self, name: str, shape: Shape) -> int:
-        if name not in self._where:
-            raise _corrupt(f"tensor {name} is missing", name)
-        path, file = self._where[name]
-        header = file.get_slice(name)
-        found, dtype = tuple(header.get_shape()), str(header.get_dtype())
-        if found != shape:
-            raise _corrupt(f"tensor {name} in {path} has shape {found}, not {shape}", name)
-        if dtype not in ITEM_BYTES:
-            raise Unsupported(
-                f"tensor {name} in {path} has dtype {dtype}",
-                where=name,
-                remedy=f"convert it to one of {', '.join(ITEM_BYTES)}",
+def checked_records(
+    manifest: Manifest, config: LlamaConfig, directory: Path
+) -> dict[str, TensorRecord]:
+    """The record of every tensor of the architecture, if all are there and as they must be."""
+    found = manifest.tensor_by_name
+    records = {}
+    for name, shape in all_shapes(config):
+        record = found.get(name)
+        if record is None:
+            raise _corrupt(f"tensor {name} of {directory} is missing", name)
+        if record.shape != shape:
+            raise _corrupt(
+                f"tensor {name} in {record.span.file} has shape {record.shape}, not {shape}", name
             )
-        return math.prod(shape) * ITEM_BYTES[dtype]
-
-    def tensor(self, name: str) -> Tensor:
-        path, file = self._where[name]
-        try:
-            tensor: Tensor = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise _corrupt(f"tensor {name} in {path} can't be read: {error}", name) from error
-        return tensor
-
-
-def _shards(directory: Path) -> list[Path]:
-    if not (directory / INDEX).exists():
-        return [directory / SINGLE]
-    weight_map = read_json(directory / INDEX).get("weight_map")
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    # A name with a slash would reach outside of the checkpoint.
-    if not names or any(not isinstance(name, str) or "/" in name for name in names):
-        raise _corrupt(f"{directory / INDEX} has no valid weight_map", str(directory / INDEX))
-    return [directory / name for name in sorted(set(names))]
+        if record.dtype not in DTYPES:
+            raise Unsupported(
+                f"tensor {name} in {record.span.file} has dtype {record.dtype}",
+                where=name,
+                remedy=f"convert it to one of {', '.join(DTYPES)}",
+            )
+        records[name] = record
+    for name in sorted(found.keys() - records.keys()):
+        # Copies of what is computed, and of a tied head, that older exporters left behind.
+        if not (name.endswith(".rotary_emb.inv_freq") or (config.tied and name == HEAD)):
+            raise _corrupt(f"tensor {name} belongs to no part of this architecture", name)
+    return records
 
 
 def _corrupt(message: str, where: str) -> Corrupt:

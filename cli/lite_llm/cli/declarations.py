@@ -35,13 +35,13 @@ class Declaration:
             raise ModelNotFound(
                 f"{path!r} is not a directory",
                 where="--model",
-                remedy="give the directory of a Hugging Face checkpoint",
+                remedy="give the directory of a checkpoint",
             )
-        if not (directory / "config.json").is_file():
+        if not any((directory / name).is_file() for name in ("config.json", "checkpoint.idx")):
             raise ModelNotFound(
-                f"{path!r} has no config.json",
+                f"{path!r} has neither config.json nor checkpoint.idx",
                 where="--model",
-                remedy="give the directory of a Hugging Face checkpoint",
+                remedy="give the directory of a checkpoint, Hugging Face's or a converted one",
             )
         return cls(ModelRef(DEFAULT_NAMESPACE, name or name_of(directory)), directory)
 

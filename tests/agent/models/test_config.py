@@ -1,15 +1,13 @@
 """Configurations are understood, or refused by name."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lite_llm.contracts.errors import Corrupt, ModelNotFound, Unsupported
-from lite_llm.models import LlamaConfig, read_config
+from lite_llm.contracts.errors import Corrupt, Unsupported
+from lite_llm.models import LlamaConfig, parse_json
 from lite_llm.models.rope import RopeConfig
-from lite_llm.testing.checkpoints import Shape, llama_config, tiny_llama
+from lite_llm.testing.checkpoints import Shape, llama_config
 
 FIELDS = llama_config(Shape())
 
@@ -132,21 +130,11 @@ def test_llama3_needs_its_factors(field: str) -> None:
         parse(rope_parameters={**rope, "low_freq_factor": 4.0})
 
 
-def test_files(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="there is no directory"):
-        read_config(tmp_path / "absent")
-    with pytest.raises(Corrupt, match=r"config\.json can't be read"):
-        read_config(tmp_path)
-    assert read_config(tiny_llama(tmp_path, seed=0)) == parse()
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"null", b'{"a": ' * 100_000, b"\xff"])
+def test_broken_json(data: bytes) -> None:
+    with pytest.raises(Corrupt, match=r"a/generation_config\.json"):
+        parse_json(data, "a/generation_config.json")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"a": ' * 100_000, "\xff"])
-def test_broken_json(tmp_path: Path, text: str) -> None:
-    (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(Corrupt, match=r"config\.json"):
-        read_config(tmp_path)
-
-
-def test_huge_sizes_are_only_numbers(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({**FIELDS, "num_hidden_layers": 10**12}))
-    assert read_config(tmp_path).num_layers == 10**12
+def test_huge_sizes_are_only_numbers() -> None:
+    assert LlamaConfig.parse({**FIELDS, "num_hidden_layers": 10**12}).num_layers == 10**12

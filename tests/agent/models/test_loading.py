@@ -10,15 +10,18 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from lite_llm.checkpoint import ConvertOptions, convert, open_checkpoint
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
-from lite_llm.models import Llama, Progress, load_llama, read_config
+from lite_llm.models import Llama, LlamaConfig, Progress, load_llama
 from lite_llm.testing.checkpoints import Shape, Tensors, llama_tensors, tiny_llama
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 
 
 def load(directory: Path) -> tuple[list[Progress], Llama]:
-    *steps, model = load_llama(directory, read_config(directory))
+    with open_checkpoint(directory) as reader:
+        config = LlamaConfig.parse(reader.manifest.architecture)
+        *steps, model = load_llama(reader, config)
     assert isinstance(model, Llama)
     return [step for step in steps if isinstance(step, Progress)], model
 
@@ -41,6 +44,30 @@ def test_weights_do_not_depend_on_the_file_any_more(tmp_path: Path) -> None:
         file.seek(-4096, 2)
         file.write(b"\xff" * 4096)
     assert torch.equal(model.head_VD, before)
+
+
+@pytest.mark.parametrize("dtype", ["", "bfloat16"])
+def test_a_converted_checkpoint_is_the_same_model(tmp_path: Path, dtype: str) -> None:
+    source = tiny_llama(tmp_path / "source", seed=1, shards=2)
+    for _ in convert(source, tmp_path / "converted", ConvertOptions(dtype=dtype)):
+        pass
+    _, plain = load(source)
+    _, model = load(tmp_path / "converted")
+    assert model.config.dtype == (dtype or "float32")
+    same_type = plain.layers[1].query_QD.to(model.head_VD.dtype)
+    assert torch.equal(model.layers[1].query_QD, same_type)
+    assert torch.equal(model.head_VD, plain.head_VD.to(model.head_VD.dtype))
+
+
+def test_a_flipped_bit_of_a_converted_checkpoint_is_found_while_loading(tmp_path: Path) -> None:
+    for _ in convert(tiny_llama(tmp_path / "source", seed=1), tmp_path / "converted"):
+        pass
+    (path, *_) = sorted((tmp_path / "converted").glob("*.bin"))
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Corrupt, match="chunk 0 at offset 0 does not match"):
+        load(tmp_path / "converted")
 
 
 def test_half_precision(tmp_path: Path) -> None:
@@ -118,7 +145,7 @@ def test_a_layer_too_many_is_named(tmp_path: Path) -> None:
 def test_a_cut_file_is_named(tmp_path: Path, size: int) -> None:
     path = tiny_llama(tmp_path, seed=1) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(Corrupt, match=r"model\.safetensors can't be read"):
+    with pytest.raises(Corrupt, match=r"model\.safetensors"):
         load(tmp_path)
 
 
@@ -131,7 +158,7 @@ def test_a_file_of_rubbish_is_refused(tmp_path: Path, blob: bytes) -> None:
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (tiny_llama(tmp_path, seed=1, shards=2) / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(Corrupt, match=r"model-00002-of-00002\.safetensors can't be read"):
+    with pytest.raises(Corrupt, match=r"model-00002-of-00002\.safetensors"):
         load(tmp_path)
 
 
@@ -139,7 +166,7 @@ def test_a_tensor_in_two_shards_is_named(tmp_path: Path) -> None:
     tiny_llama(tmp_path, seed=1, shards=2)
     first, second = sorted(tmp_path.glob("model-*.safetensors"))
     shutil.copy(first, second)
-    with pytest.raises(Corrupt, match="and in another file"):
+    with pytest.raises(Corrupt, match=r"tensor .* is in model-00001-of-00002\.safetensors, too"):
         load(tmp_path)
 
 
@@ -149,5 +176,5 @@ def test_a_tensor_in_two_shards_is_named(tmp_path: Path) -> None:
 def test_an_index_can_only_name_its_own_files(tmp_path: Path, weight_map: object) -> None:
     tiny_llama(tmp_path, seed=1)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(Corrupt, match="no valid weight_map"):
+    with pytest.raises(Corrupt, match=r"index\.json"):
         load(tmp_path)
