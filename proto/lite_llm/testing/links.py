@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 CHUNK_BYTES = 1 << 16
@@ -18,7 +20,6 @@ class Link:
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
-        self._pumps: set[asyncio.Task[None]] = set()
         self._refusing = False
         self._server: asyncio.Server | None = None
 
@@ -37,7 +38,7 @@ class Link:
     def reset(self) -> None:
         """Reset every connection; new ones are welcome."""
         for writer in self._writers:
-            writer.transport.abort()
+            _reset(writer)
 
     def blackhole(self) -> None:
         """Keep connections open and accept new ones, but deliver nothing."""
@@ -48,38 +49,44 @@ class Link:
         self._refusing = False
         self._flowing.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.current_task()
-        assert handler is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            _reset(writer)
+            return
+        handler = asyncio.create_task(self._forward(reader, writer))
         self._handlers.add(handler)
-        self._writers.add(writer)
-        try:
-            if not self._refusing:
-                await self._forward(reader, writer)
-        finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
-            self._handlers.discard(handler)
+        handler.add_done_callback(self._handlers.discard)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with self._closing(writer):
+            with suppress(OSError):  # nobody listens: the near side is closed as well
+                far_reader, far_writer = await asyncio.open_connection(
+                    "127.0.0.1", self._target_port
+                )
+                async with self._closing(far_writer):
+                    await self._pump_until_end(
+                        self._pump(reader, far_writer), self._pump(far_reader, writer)
+                    )
+
+    @asynccontextmanager
+    async def _closing(self, writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+        self._writers.add(writer)
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            return
-        self._writers.add(far_writer)
-        pumps = {
-            asyncio.create_task(self._pump(reader, far_writer)),
-            asyncio.create_task(self._pump(far_reader, writer)),
-        }
-        self._pumps |= pumps
+            yield
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            self._writers.discard(writer)
+
+    async def _pump_until_end(self, *directions: Coroutine[None, None, None]) -> None:
+        pumps = [asyncio.create_task(direction) for direction in directions]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
-            far_writer.transport.abort()
-            self._writers.discard(far_writer)
-            self._pumps -= pumps
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -96,11 +103,17 @@ class Link:
         finally:
             self._server.close()
             self.cut()
-            for pump in tuple(self._pumps):
-                pump.cancel()
-            if handlers := tuple(self._handlers):
-                await asyncio.wait(handlers)
+            for handler in self._handlers:
+                handler.cancel()
+            await asyncio.gather(*self._handlers, return_exceptions=True)
             await self._server.wait_closed()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    linger = struct.pack("ii", 1, 0)  # of no time: the other side sees a reset, not an end
+    with suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
@@ -94,11 +93,14 @@ def test_a_server_that_can_not_start_shows_its_log() -> None:
 
 
 async def ask(link: Link) -> bytes:
+    """What etcd answers through ``link``; nothing if the connection is reset or refused."""
     host, port = link.endpoint.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(b"GET /version HTTP/1.0\r\n\r\n")
         return await reader.read()
+    except ConnectionError:
+        return b""
     finally:
         writer.transport.abort()
 
@@ -107,8 +109,7 @@ async def test_a_link_forwards_until_cut(etcd: EtcdServer) -> None:
     async with link_to(etcd.port) as link:
         assert b"etcdserver" in await ask(link)
         link.cut()
-        with pytest.raises(ConnectionError):
-            await ask(link)
+        assert await ask(link) == b""
         link.restore()
         assert b"etcdserver" in await ask(link)
 
@@ -125,10 +126,7 @@ async def test_a_link_swallows_and_delivers_late(etcd: EtcdServer) -> None:
 
 async def test_a_link_to_nowhere_answers_nothing() -> None:
     async with link_to(1) as link:
-        answer = b""
-        with suppress(ConnectionError):  # if the request was not yet through
-            answer = await ask(link)
-        assert answer == b""
+        assert await ask(link) == b""
 
 
 async def test_an_unreachable_store_gives_up_in_time(etcd: EtcdServer) -> None:
