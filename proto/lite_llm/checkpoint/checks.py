@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lite_llm.checkpoint.expert_parts import MAX_PARTS
 from lite_llm.checkpoint.index import (
     INDEX_NAME,
     ExpertEntry,
@@ -37,8 +38,6 @@ from lite_llm.contracts.tiers import Tier
 
 FLAT_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,126}")
 """Names of a checkpoint's files: no folders, nothing hidden, nothing a shell or URL would bend."""
-
-MAX_PARTS: Final = 1 << 20  # five times what a trillion parameters in int4 have
 
 _CHECKSUM_DIGITS: Final = 16  # of an xxh3-64 in hexadecimal
 _HEX: Final = re.compile(r"[0-9a-f]*")

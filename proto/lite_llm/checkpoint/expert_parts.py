@@ -39,24 +39,33 @@ MIXED_FAMILIES: Final = frozenset(
 """Families whose fused gate and up alternate or lie side by side in each row, so that neither is
 contiguous: such an expert has one part ``gate_up``, in the family's own order."""
 
+MAX_PARTS: Final = 1 << 20
+"""Of experts in one checkpoint: five times what a trillion parameters in int4 have."""
+
 Experts = dict[tuple[int, int], list[TensorRecord]]
 """Parts by layer and router row."""
 
 
 def split_experts(
-    records: Iterable[TensorRecord], architecture: Mapping[str, Any]
+    records: Iterable[TensorRecord], architecture: Mapping[str, Any], where: str
 ) -> tuple[list[TensorRecord], Experts]:
     """``records`` as the dense ones and the parts of each expert, in canonical order.
 
-    Raises :class:`Corrupt` where two tensors claim to be the same part.
+    Raises :class:`Corrupt`, naming a file in ``where``, if two tensors claim to be the same part.
     """
     dense: list[TensorRecord] = []
     experts: Experts = defaultdict(list)
+    num_parts = 0
     for record in records:
         if match := _SINGLE.fullmatch(record.name):
-            where = int(match["layer"]), int(match["row"])
-            experts[where].append(_named(record, _ROLES[match["part"]], match["kind"]))
+            place = int(match["layer"]), int(match["row"])
+            experts[place].append(_named(record, _ROLES[match["part"]], match["kind"]))
         elif (match := _FUSED.fullmatch(record.name)) and record.shape:
+            num_parts += record.shape[0]  # an empty tensor may have any number of experts
+            if num_parts > MAX_PARTS:
+                raise corrupt(
+                    f"more than {MAX_PARTS} parts of fused experts", f"{where}/{record.span.file}"
+                )
             for row, part in _unfused(record, match, architecture):
                 experts[int(match["layer"]), row].append(part)
         else:
@@ -65,7 +74,8 @@ def split_experts(
         parts.sort(key=_canonical_order)
         if len({part.name for part in parts}) < len(parts):
             raise corrupt(
-                f"two tensors for one part of expert {row} in layer {layer}", parts[0].span.file
+                f"two tensors for one part of expert {row} in layer {layer}",
+                f"{where}/{parts[0].span.file}",
             )
     return dense, dict(experts)
 

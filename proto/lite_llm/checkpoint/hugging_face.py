@@ -51,7 +51,7 @@ def describe(directory: Path, *, pickles: bool = False) -> Manifest:
         data, str(directory / CONFIG), max_bytes=MAX_CONFIG_BYTES, special_floats=True
     )
     files, tensors = _contents(directory, pickles=pickles)
-    dense, parts = split_experts(tensors, architecture)
+    dense, parts = split_experts(tensors, architecture, str(directory))
     tiers, experts = _one_tier(parts, architecture)
     return Manifest(
         model=_model_name(directory.resolve()),

@@ -22,7 +22,7 @@ from lite_llm.checkpoint.hashing import HashingFile
 from lite_llm.checkpoint.index import INDEX_NAME, SIGNATURE_NAME, encode
 from lite_llm.checkpoint.lease import writer_lease
 from lite_llm.checkpoint.strict_json import canonical
-from lite_llm.contracts.errors import Conflict, LiteLLMError, OutOfMemory, RuntimeFault
+from lite_llm.contracts.errors import Conflict, LiteLLMError, OutOfMemory, StorageFailed
 from lite_llm.contracts.manifest import FileRecord, Manifest
 from lite_llm.trust import PrivateKey
 
@@ -72,7 +72,7 @@ class CheckpointWriter:
     def file(self, name: str, *, chunk_bytes: int = 0) -> Iterator[HashingFile]:
         """A new file to write front to back; it is published and remembered at the block's end.
 
-        Raises :class:`OutOfMemory` for a full disk, :class:`RuntimeFault` for one that fails.
+        Raises :class:`OutOfMemory` for a full disk, :class:`StorageFailed` for one that fails.
         """
         path = self.directory / name
         with _disk_faults(path):
@@ -157,6 +157,6 @@ def _as_fault(error: OSError, path: Path) -> LiteLLMError:
         return OutOfMemory(
             f"{path}: no room left on the disk", **where, remedy="free some and run it again"
         )
-    return RuntimeFault(
+    return StorageFailed(
         f"{path}: can't be written: {error.strerror}", **where, remedy="check the disk"
     )

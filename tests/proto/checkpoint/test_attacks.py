@@ -41,6 +41,7 @@ WORDS = {
     "hole.safetensors": "'b': begins at 40", "overlap.safetensors": "'b': begins at 16",
     "absurd-length.safetensors": "header of", "padded.safetensors": "padded",
     "truncated.safetensors": "truncated", "deep.safetensors": "recursion",
+    "endless-experts.safetensors": "fused experts",
 }  # fmt: skip
 """What the message must say, beside the file's name."""
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 FUZZER = Path(__file__).parent / "fuzz_reader.py"
-SECONDS = int(os.environ.get("LITE_LLM_FUZZ_SECONDS", "5"))
+SECONDS = int(os.environ.get("LITE_LLM_FUZZ_SECONDS", "4"))
 
 
 def test_parsers_survive_the_fuzzer(tmp_path: Path) -> None:

@@ -179,6 +179,9 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "unknown-dtype", file(one(dtype="F128"))
     yield "unknown-field", file(one(surprise=1))
     yield "three-offsets", file(one(data_offsets=[0, 32, 64]))
+    fused = one(shape=[2**40, 0], data_offsets=[0, 0])
+    name = b"model.layers.0.mlp.experts.down_proj"
+    yield "endless-experts", file(fused.replace(b'"a"', b'"' + name + b'"'), 0)
     yield "half-a-byte", file(one(dtype="F4", shape=[3], data_offsets=[0, 1]), 1)
 
 
