@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite_llm.contracts.errors import Internal, RuntimeFault
+from lite_llm.contracts.errors import Internal, StorageFailed
 
 
 class UseAfterRelease(Internal):
@@ -13,7 +13,7 @@ class StillLeased(Internal):
     """A block was to be freed, moved or written while somebody else holds a lease on it."""
 
 
-class ReadFailed(RuntimeFault):
+class ReadFailed(StorageFailed):
     """The disk refused to read; ``where`` names the file and the offset."""
 
 

@@ -71,6 +71,7 @@ class IncomingFile:
                 medium = Medium.OBJECT_STORE
         if medium is Medium.OBJECT_STORE:
             await self._fetch(chunks, target, num_bytes, meter)
+        self.measures.found(medium)
         self.measures.moved(medium, num_bytes, perf_counter() - began)
 
     async def keep(self, chunks: range, view: memoryview) -> None:

@@ -58,9 +58,9 @@ class Loader:
     ) -> AsyncIterator[Load]:
         """Start loading; leaving the block stops it and frees what was not completed.
 
-        ``sources`` are the origin and its mirrors. Memory for the whole load is taken at once:
-        :class:`OutOfMemory` here means that nothing was evicted. ``prefetch`` gives way to every
-        other load, until somebody waits for a layer of it.
+        ``sources`` are the origin and its mirrors, which a local origin does not need. Memory for
+        the whole load is taken at once: :class:`OutOfMemory` here means that nothing was evicted.
+        ``prefetch`` gives way to every other load, until somebody waits for a layer of it.
         """
         if not sources:
             raise InvalidRequest("a load needs a source", where="load", remedy="name one")
@@ -121,13 +121,12 @@ class Loader:
             record.name: await _identity(record, sources[0])
             for record in dict.fromkeys(run.file for run in plan.runs)
         }
-        runs = []
-        for run in plan.runs:
-            place = self._host.hold(identities[run.file.name], run)
+        places = self._host.hold([(identities[run.file.name], run) for run in plan.runs])
+        for place in places:
             held.callback(self._host.let_go, place)
-            self._measures.found(Medium.DRAM if place.is_complete else Medium.OBJECT_STORE)
-            runs.append(place)
-        return runs
+            if place.is_complete:
+                self._measures.found(Medium.DRAM)
+        return places
 
 
 async def _identity(record: FileRecord, source: Source | LocalSource) -> str:

@@ -17,7 +17,7 @@ class Phase(StrEnum):
     READ = "read"
     """From a local disk."""
     VERIFY = "verify"
-    TO_GPU = "to_gpu"
+    """Against the chunks' checksums; the same bytes again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +264,50 @@ async def test_too_little_memory_is_an_error_that_evicts_nothing(
     async with loader.load(small.manifest, sources[:1]) as load:
         await load.done()
     held = host.arena.used_bytes
-    with pytest.raises(OutOfMemory, match=r"DRAM \(1\.0 MiB\) has no room"):
+    with pytest.raises(OutOfMemory, match=r"dram \(1\.0 MiB\) has no room"):
         async with loader.load(large.manifest, sources[1:]):
             pass
     assert host.arena.used_bytes == held
+    host.clear()
+    host.arena.close()
+
+
+async def test_arrays_that_outlive_their_load_are_an_error_and_never_read_foreign_bytes(
+    reader: DiskReader, checkpoint: Any, source: LocalSource
+) -> None:
+    host = HostTier(Arena("dram", HostMemory(4 << 20, lock=False)))
+
+    async def leak() -> Any:
+        arrays = []
+        with suppress(StillLeased):
+            async with Loader(host, reader).load(checkpoint.manifest, [source]) as load:
+                head = await load.head()
+                arrays.append(np.frombuffer(head.tensors["lm_head.weight"], np.uint8))
+            pytest.fail("the load let go of memory that is in use")
+        return arrays[0]
+
+    array = await leak()
+    host.clear()
+    span = checkpoint.manifest.tensor_by_name["lm_head.weight"].span
+    assert bytes(array) == checkpoint.bytes_of(span)
+    assert host.arena.used_bytes > 0
+
+
+async def test_a_load_of_several_runs_evicts_nothing_unless_all_of_it_fits(
+    reader: DiskReader, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    small, large = make_checkpoint(layers=1, experts=0), make_checkpoint(layers=2, experts=8)
+    host = HostTier(Arena("dram", HostMemory(2 << 20, lock=False)))
+    loader = Loader(host, reader)
+    sources = [LocalSource(c.write(tmp_path / n)) for c, n in ((small, "s"), (large, "l"))]
+    async with loader.load(small.manifest, sources[:1]) as load:
+        await load.done()
+    held = host.arena.used_bytes
+    with pytest.raises(OutOfMemory, match="has no room for 2"):
+        async with loader.load(large.manifest, sources[1:]):
+            pass
+    assert host.arena.used_bytes == held
+    host.check()
     host.clear()
     host.arena.close()
 
