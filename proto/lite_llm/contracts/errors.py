@@ -165,6 +165,10 @@ class Corrupt(RuntimeFault):
     """Bytes differ from their checksum or signature."""
 
 
+class StorageFailed(RuntimeFault):
+    """A disk or a store refused to read or write, or gave less than it promised."""
+
+
 class InvalidTransition(RuntimeFault):
     """An event that the state machine refuses in its present state (SPEC-010)."""
 
