@@ -19,6 +19,7 @@ import json
 import mmap
 import os
 import pickle
+import random
 import statistics
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def ours(directory: Path, facts: dict[str, float], *, new_arena: bool = False) -
                     touch(view)
             seconds = perf_counter() - began
             await load.done()
-            phases = load._meter.now.phases
+            phases = [state async for state in load.progress()][-1].phases
             facts["read_busy_s"] = phases[Phase.READ].seconds
             facts["verify_busy_s"] = phases[Phase.VERIFY].seconds
             return seconds
@@ -281,30 +282,44 @@ def measure(name: str, directory: Path) -> dict[str, float]:
     return result
 
 
-def campaign(directory: Path, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Medians by cache state and contestant."""
+def campaign(directory: Path, rounds: int, *, cold: bool) -> dict[str, dict[str, float]]:
+    """Medians by contestant."""
     names = [n for n in CONTESTANTS if n not in NEEDS or importlib.util.find_spec(NEEDS[n])]
     size = (directory / FILE).stat().st_size
-    medians: dict[str, dict[str, dict[str, float]]] = {}
-    for state, prepare in (("cold", chill), ("warm", warm_up)):
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-        for _ in range(rounds):
-            for name in names:
-                prepare(directory)
-                try:
-                    runs[name].append(measure(name, directory))
-                except RuntimeError as error:
-                    print(f"left out: {error}", file=sys.stderr)
-        medians[state] = {
-            name: {fact: statistics.median(r[fact] for r in found) for fact in found[0]}
-            for name, found in runs.items()
-            if found
-        }
-        reference = medians[state]["raw O_DIRECT"]["seconds"]
-        for result in medians[state].values():
-            result["gb_per_s"] = size / 1e9 / result["seconds"]
-            result["of_raw"] = reference / result["seconds"]
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for number in range(rounds):
+        if not cold:
+            warm_up(directory)
+        # In another order each time: what a hypervisor keeps is warmer for those who come later.
+        for name in random.Random(number).sample(names, len(names)):
+            if cold:
+                chill(directory)
+            try:
+                runs[name].append(measure(name, directory))
+            except RuntimeError as error:
+                print(f"left out: {error}", file=sys.stderr)
+    medians = {
+        name: {fact: statistics.median(run[fact] for run in found) for fact in found[0]}
+        for name, found in runs.items()
+        if found
+    }
+    reference = medians["raw O_DIRECT"]["seconds"]
+    for result in medians.values():
+        result["gb_per_s"] = size / 1e9 / result["seconds"]
+        result["of_raw"] = reference / result["seconds"]
     return medians
+
+
+def show(state: str, medians: dict[str, dict[str, float]]) -> None:
+    """A line for each contestant."""
+    for who, result in medians.items():
+        first = result.get("first_layer_s")
+        print(
+            f"{state} {who:20} {result['gb_per_s']:6.2f} GB/s  {result['of_raw']:5.2f} of raw"
+            f"  peak {result['peak_rss_mib']:5.0f} MiB"
+            + (f"  first layer {first:.3f} s" if first else ""),
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -323,20 +338,14 @@ def main() -> None:
         directory = Path(name)
         write_checkpoint(directory, int(options.gb * 1e9))
         (directory / "manifest.pickle").write_bytes(pickle.dumps(manifest_of(directory)))
-        medians = campaign(directory, options.rounds)
-        size = (directory / FILE).stat().st_size
-    print(f"{size / 1e9:.2f} GB, {options.rounds} rounds, {os.cpu_count()} cores, medians")
-    for state, results in medians.items():
-        for who, result in results.items():
-            print(
-                f"{state} {who:20} {result['gb_per_s']:6.2f} GB/s  {result['of_raw']:5.2f} of raw"
-                f"  peak {result['peak_rss_mib']:5.0f} MiB"
-                + (
-                    f"  first layer {result['first_layer_s']:.3f} s"
-                    if "first_layer_s" in result
-                    else ""
-                )
-            )
+        size = (directory / FILE).stat().st_size / 1e9
+        print(
+            f"{size:.2f} GB, {options.rounds} rounds, {os.cpu_count()} cores, medians", flush=True
+        )
+        medians = {}
+        for state in ("cold", "warm"):
+            medians[state] = campaign(directory, options.rounds, cold=state == "cold")
+            show(state, medians[state])
     if options.json:
         options.json.write_text(json.dumps(medians, indent=1))
 
