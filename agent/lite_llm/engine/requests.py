@@ -66,6 +66,9 @@ def _refuse_what_is_not_implemented(start: GenerateStart) -> None:
 
 def _prompt_of(start: GenerateStart, model: Model) -> tuple[int, ...]:
     if start.WhichOneof("prompt") == "text":
+        # Reading megabytes that can't fit would take a minute and a gigabyte.
+        if (least := model.tokenizer.at_least(start.text)) >= model.context_tokens:
+            raise _too_long(f"at least {least}", model)
         prompt = model.tokenizer.encode(start.text) if start.text else ()
     else:
         prompt = tuple(start.token_ids.ids)
@@ -73,12 +76,16 @@ def _prompt_of(start: GenerateStart, model: Model) -> tuple[int, ...]:
         raise _invalid("prompt", "is empty", "give at least one token")
     _check_tokens(prompt, "prompt", model)
     if len(prompt) >= model.context_tokens:
-        raise _invalid(
-            "prompt",
-            f"has {len(prompt)} tokens",
-            f"the model holds {model.context_tokens}, and the answer needs room too",
-        )
+        raise _too_long(str(len(prompt)), model)
     return prompt
+
+
+def _too_long(tokens: str, model: Model) -> InvalidRequest:
+    return _invalid(
+        "prompt",
+        f"has {tokens} tokens",
+        f"the model holds {model.context_tokens}, and the answer needs room too",
+    )
 
 
 def _check_tokens(tokens: Collection[int], field: str, model: Model) -> None:

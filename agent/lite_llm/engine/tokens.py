@@ -14,6 +14,8 @@ class Tokenizer:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        self._longest_token_bytes = max((len(token.encode()) for token in vocabulary), default=1)
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Tokenizer:
@@ -32,6 +34,10 @@ class Tokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         """With the tokens that begin a text in this model."""
         return tuple(self._tokenizer.encode(text).ids)
+
+    def at_least(self, text: str) -> int:
+        """A number of tokens below which ``text`` can't be, without reading it."""
+        return -(-len(text.encode()) // self._longest_token_bytes)
 
     def decode(self, tokens: list[int]) -> str:
         """Without special tokens; bytes that are no characters become U+FFFD."""

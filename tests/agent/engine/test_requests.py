@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lite_llm.contracts.errors import InvalidRequest, LiteLLMError, Unsupported
-from lite_llm.engine import Limits, Model, Request, Sampling
+from lite_llm.engine import Limits, Model, Request, Sampling, Tokenizer
 from lite_llm.engine.requests import request_from_proto
 from lite_llm.proto.v1.generate_pb2 import (
     Chat,
@@ -96,6 +96,13 @@ def test_what_can_not_be_meant_is_named(model: Model, asked: GenerateStart, fiel
 )
 def test_what_is_not_implemented_is_named(model: Model, asked: GenerateStart, field: str) -> None:
     assert refusal(model, asked, Unsupported) == field
+
+
+def test_a_text_that_can_not_fit_is_refused_unread(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was read"))
+    assert refusal(model, GenerateStart(text="the quick " * 100_000), InvalidRequest) == "prompt"
 
 
 def refusal(model: Model, asked: GenerateStart, kind: type[LiteLLMError]) -> str:

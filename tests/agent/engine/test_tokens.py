@@ -34,6 +34,12 @@ def test_any_tokens_stream_to_what_they_decode_to(model: Model, tokens: list[int
     assert "".join(streamed(model.tokenizer, tokens)) == model.tokenizer.decode(tokens)
 
 
+@given(text=TEXT | st.sampled_from(["the quick brown fox", "🦊🦊", "</s></s>"]))
+def test_no_text_has_fewer_tokens_than_promised(model: Model, text: str) -> None:
+    for tokenizer in (model.tokenizer, spaced_tokenizer()):
+        assert 0 <= tokenizer.at_least(text) <= len(tokenizer.encode(text))
+
+
 def test_a_character_appears_with_its_last_byte(model: Model) -> None:
     tokens = list(model.tokenizer.encode("🦊"))[1:]
     assert streamed(model.tokenizer, tokens) == ["", "", "", "🦊", ""]
