@@ -170,7 +170,7 @@ def decode(body: bytes, kind: type[S]) -> S:
     except msgspec.ValidationError as error:
         problem, field = _located(str(error))
         raise InvalidRequest(problem, where=field) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(
             f"the body is not JSON: {error}", remedy="send one JSON object, encoded as UTF-8"
         ) from error

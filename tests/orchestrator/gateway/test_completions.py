@@ -190,7 +190,11 @@ async def test_neutral_and_unknown_fields_are_accepted(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"x":' + b"[" * 100_000]
+    "body",
+    [
+        *(b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"x":' + b"[" * 100_000),
+        *(b'{"model":"\xff"}', b'{"\xff":1}', b'{"model":"\\ud800"}'),
+    ],
 )
 async def test_malformed_json_is_refused(http: aiohttp.ClientSession, body: bytes) -> None:
     async with http.post("/v1/completions", data=body) as response:
