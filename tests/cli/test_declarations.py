@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from lite_llm.cli.declarations import Declaration, declared, name_of, parsed
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Conflict, InvalidName, InvalidSettings, ModelNotFound
 from lite_llm.contracts.keyspace import MODELS, ModelKey, key_of
-from lite_llm.metastore import StoreSettings, open_store
+from lite_llm.metastore import MemoryStore, StoreSettings, Written, open_store
 from lite_llm.proto.v1.model_pb2 import ModelSpec
 from lite_llm.wire import dumps, loads, ref_to_proto
 
@@ -105,3 +107,32 @@ async def test_what_others_declared_is_left_alone(checkpoint: Path) -> None:
             changed = ModelSpec(ref=ref_to_proto(second.model), generation=9)
             await store.put(key_of(ModelKey(second.model)), dumps(changed))
         assert len((await store.list_prefix(MODELS)).entries) == 2, "what was changed since stays"
+
+
+async def test_a_declaration_comes_back_to_a_store_that_lost_it(checkpoint: Path) -> None:
+    mine = Declaration.parse(str(checkpoint))
+    key = key_of(ModelKey(mine.model))
+    store = MemoryStore()
+    with closing(store):
+        async with declared(store, [mine], lease_seconds=0.3), asyncio.timeout(30):
+            store.wipe()
+            assert await store.get(key) is None
+            async with store.watch(MODELS) as events:
+                async for event in events:
+                    if isinstance(event, Written):
+                        break
+            entry = await store.get(key)
+            assert entry is not None
+            assert entry.value == dumps(mine.spec())
+
+
+async def test_a_declaration_survives_the_lease_of_a_process_that_died(checkpoint: Path) -> None:
+    mine = Declaration.parse(str(checkpoint))
+    key = key_of(ModelKey(mine.model))
+    async with open_store(StoreSettings()) as store:
+        async with AsyncExitStack() as house:
+            async with store.lease(60.0) as dead:
+                await store.put(key, dumps(mine.spec()), lease=dead)
+                await house.enter_async_context(declared(store, [mine]))
+            assert await store.get(key) is not None
+        assert await store.get(key) is None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lite_llm.contracts import DEFAULT_NAMESPACE, ModelRef
+import structlog
+
+from lite_llm.contracts import DEFAULT_NAMESPACE, LiteLLMError, ModelRef
 from lite_llm.contracts.errors import Conflict, InvalidName, InvalidSettings, ModelNotFound
 from lite_llm.contracts.identity import MAX_NAME_LENGTH
 from lite_llm.contracts.keyspace import ModelKey, key_of
-from lite_llm.metastore import Absent, AtRevision, Delete, Put, Store
+from lite_llm.metastore import Absent, AtRevision, Lease, Put, Store
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 from lite_llm.wire import dumps, ref_to_proto
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,25 +84,56 @@ def parsed(texts: Iterable[str]) -> tuple[Declaration, ...]:
 
 
 @asynccontextmanager
-async def declared(store: Store, declarations: Iterable[Declaration]) -> AsyncIterator[None]:
-    """In the store while the block runs. What somebody else declared there stays as it is.
+async def declared(
+    store: Store, declarations: Sequence[Declaration], *, lease_seconds: float = 9.0
+) -> AsyncIterator[None]:
+    """In the store while the block runs, and again after the store lost them.
 
-    :class:`Conflict` if one of the names stands for something else already.
+    They go with a lease, so that a process that is killed leaves none behind. What somebody else
+    declared there stays as it is; :class:`Conflict` if one of the names stands for something else.
     """
-    written: dict[str, int] = {}
+    ready = asyncio.Event()
+    keeping = asyncio.create_task(_keep(store, declarations, lease_seconds, ready), name="declare")
+    first = asyncio.create_task(ready.wait())
     try:
-        for declaration in declarations:
-            key, value = key_of(ModelKey(declaration.model)), dumps(declaration.spec())
-            result = await store.transact(when=[Absent(key)], then=[Put(key, value)])
-            if result.succeeded:
-                written[key] = result.revision
-            elif (found := result.found[0]) is None or found.value != value:
-                raise Conflict(
-                    f"{declaration.model} is declared already, and otherwise",
-                    where=key,
-                    remedy="write NAME=DIR to name yours otherwise",
-                )
+        await asyncio.wait((keeping, first), return_when=asyncio.FIRST_COMPLETED)
+        if keeping.done():
+            await keeping
         yield
     finally:
-        for key, revision in written.items():
-            await store.transact(when=[AtRevision(key, revision)], then=[Delete(key)])
+        first.cancel()
+        keeping.cancel()
+        await asyncio.wait((first, keeping))
+
+
+async def _keep(
+    store: Store, declarations: Sequence[Declaration], lease_seconds: float, ready: asyncio.Event
+) -> None:
+    while True:
+        try:
+            async with store.lease(lease_seconds) as lease:
+                for declaration in declarations:
+                    await _declare(store, declaration, lease)
+                ready.set()
+                await lease.wait_lost()
+        except LiteLLMError as error:
+            if not ready.is_set():
+                raise
+            log.warning("models not declared", error=str(error))
+            await asyncio.sleep(lease_seconds / 3)
+
+
+async def _declare(store: Store, declaration: Declaration, lease: Lease) -> None:
+    key, value = key_of(ModelKey(declaration.model)), dumps(declaration.spec())
+    found = await store.get(key)
+    if found is not None and found.value != value:
+        raise Conflict(
+            f"{declaration.model} is declared already, and otherwise",
+            where=key,
+            remedy="write NAME=DIR to name yours otherwise",
+        )
+    if found is None or found.lease_id:  # the same under a lease may be ours from before an outage
+        unchanged = AtRevision(key, found.mod_revision) if found else Absent(key)
+        result = await store.transact(when=[unchanged], then=[Put(key, value, lease)])
+        if not result.succeeded:
+            await _declare(store, declaration, lease)
