@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lite_llm/proto/v1/*.proto)
 SOURCES := proto operator orchestrator agent cli tests benchmarks
 MODEL ?=
+# Tests mostly wait for servers, so there may be more workers than cores; a file stays on one worker.
+WORKERS ?= 3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -54,7 +56,7 @@ check: setup ## Everything that can be known without running the programs
 test: ## Run the tests against real servers, which it fetches or builds first
 	@$(MAKE) --no-print-directory --jobs=2 setup control-plane
 	@$(MAKE) --no-print-directory servers
-	pytest -m 'not gpu and not e2e'
+	pytest -q -m 'not gpu and not e2e' -n $(WORKERS) --dist loadfile
 
 e2e: setup servers control-plane ## Run the whole system as real processes
 	pytest tests/e2e

@@ -109,7 +109,7 @@ class DiskTier:
                 return None
             except OSError as error:
                 self._on(Gone(key, medium))
-                log.warning("file can't be kept on disk", file=record.name, error=str(error))
+                log.warning("file can't be kept on disk", path=record.name, error=str(error))
                 return None
             self._files[key] = held
             self._pin(held)
