@@ -131,7 +131,7 @@ class Watch:
             raise StoreUnavailable("etcd did not begin the watch", where=self._prefix) from error
 
     def _judge_refusal(self, reason: str, token: str | None) -> None:
-        # etcd says "permission denied" of an outdated token too; the proof has renewed it, if so.
+        # Older releases say so of an outdated token too; the proof has renewed it, if it was one.
         if "permission denied" in reason and token == self._connection.token:
             raise InvalidSettings(
                 "etcd denies the watch",

@@ -18,6 +18,7 @@ from lite_llm.metastore import (
     leading,
     open_store,
 )
+from lite_llm.metastore.etcd import EtcdStore
 from lite_llm.testing.etcd import EtcdServer, EtcdTls, etcd_server
 
 pytestmark = pytest.mark.timeout(60)
@@ -115,6 +116,20 @@ async def test_a_lost_token_is_renewed_by_calls_watches_and_leases() -> None:
             assert isinstance(event, Written)
             assert event.entry.key == PREFIX + "b"
             assert lease.is_alive
+
+
+@pytest.mark.parametrize("log_index", [5, 5000])
+async def test_a_watch_gets_over_a_token_of_another_history(
+    settings: StoreSettings, log_index: int
+) -> None:
+    # A token names a log index, and etcd keeps silent until its log is as long.
+    async with open_store(replace(settings, call_seconds=0.5)) as store:
+        await store.put(PREFIX + "a", b"")
+        assert isinstance(store, EtcdStore)
+        store._connection._members[0]._use_token(f"foreign.{log_index}")
+        async with store.watch(PREFIX, from_revision=1) as events:
+            assert isinstance(await anext(events), Written)
+        await store.delete(PREFIX + "a")
 
 
 async def test_a_wiped_etcd_that_asks_for_no_password_is_used_on() -> None:
