@@ -39,6 +39,9 @@ def test_etcd_with_tls_and_a_user() -> None:
     [
         ("ftp://a:1", {}),
         ("http://a", {}),
+        ("http://[::1", {}),
+        ("a:b", {}),
+        ("a:1,,b:2", {}),
         ("http://a:1/path", {}),
         ("https://a:1", {}),
         ("https://a:1,http://b:2", {"ca": CA}),

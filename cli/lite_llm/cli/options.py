@@ -149,9 +149,14 @@ def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles 
 
 def _member(url: str) -> tuple[str, str]:
     """Scheme and ``host:port``."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or parts.path not in ("", "/"):
-        raise _wrong("--etcd", f"{url!r} is not an address of etcd", "write http://host:2379")
+    wrong = _wrong("--etcd", f"{url!r} is not an address of etcd", "write http://host:2379")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port
+    except ValueError as error:  # brackets that don't close, a port that is no number
+        raise wrong from error
+    if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or not port:
+        raise wrong
     return parts.scheme, parts.netloc
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
+from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.metastore import Store, StoreSettings, open_store
 
 S = TypeVar("S")
@@ -17,6 +18,10 @@ async def serve(
     settings: S,
     store_settings: StoreSettings,
 ) -> None:
-    """Keep ``running`` open until cancelled."""
+    """Keep ``running`` open until cancelled; :class:`InvalidSettings` without an etcd to share."""
+    if not store_settings.endpoints:
+        raise InvalidSettings(
+            "a program of a cluster needs its etcd", where="--etcd", remedy="write http://host:2379"
+        )
     async with open_store(store_settings) as store, running(settings, store):
         await asyncio.Event().wait()
