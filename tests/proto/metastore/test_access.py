@@ -123,7 +123,7 @@ async def test_a_watch_gets_over_a_token_of_another_history(
     settings: StoreSettings, log_index: int
 ) -> None:
     # A token names a log index, and etcd keeps silent until its log is as long.
-    async with open_store(replace(settings, call_seconds=0.5)) as store:
+    async with open_store(replace(settings, call_seconds=2.0)) as store:
         await store.put(PREFIX + "a", b"")
         assert isinstance(store, EtcdStore)
         store._connection._members[0]._use_token(f"foreign.{log_index}")
