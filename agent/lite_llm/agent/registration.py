@@ -13,11 +13,11 @@ from lite_llm.agent.changes import Changes
 from lite_llm.agent.residency import without_counts
 from lite_llm.agent.service import AgentService
 from lite_llm.agent.settings import AgentSettings
-from lite_llm.contracts.errors import LeaseLost, LiteLLMError
+from lite_llm.contracts.errors import Conflict, Corrupt, LeaseLost, LiteLLMError
 from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
-from lite_llm.metastore import Lease, Store
+from lite_llm.metastore import Absent, AtRevision, Entry, Lease, Put, Store
 from lite_llm.proto.v1 import agent_pb2
-from lite_llm.wire import dumps, ref_from_proto
+from lite_llm.wire import dumps, loads, ref_from_proto
 
 CALM_SECONDS = 0.2  # between writes: the progress of a load would else be one write a layer
 
@@ -40,11 +40,30 @@ class Registration:
         while True:
             try:
                 async with self._store.lease(self._settings.lease_seconds) as lease:
+                    await self._claim(lease)
                     log.info("agent registered", node=self._settings.node, lease=lease.id)
                     await self._keep(lease)
             except LiteLLMError as error:
                 self._note(f"not registered: {error}")
                 await asyncio.sleep(self._settings.heartbeat_seconds)
+
+    async def _claim(self, lease: Lease) -> None:
+        """Take the node's key; :class:`Conflict` while another agent goes by the same name.
+
+        Two that overwrote each other would send requests to whichever wrote last.
+        """
+        status = self._service.report().status
+        key = key_of(AgentKey(self._settings.node))
+        found = await self._store.get(key)
+        ours = found is None or status.incarnation == incarnation_of(found)
+        free = AtRevision(key, found.mod_revision) if found else Absent(key)
+        claim = [Put(key, dumps(status), lease)]
+        if not ours or not (await self._store.transact(when=[free], then=claim)).succeeded:
+            raise Conflict(
+                f"another agent is registered as {self._settings.node}",
+                where=self._settings.node,
+                remedy="give every agent a node name of its own; one that died is gone in seconds",
+            )
 
     async def _keep(self, lease: Lease) -> None:
         loop, told = asyncio.get_running_loop(), dict[str, agent_pb2.Residency]()
@@ -107,6 +126,14 @@ class Registration:
             self._service.trouble = trouble
             (log.warning if trouble else log.info)("registration", reason=trouble or "well")
             self._changes.notify()
+
+
+def incarnation_of(entry: Entry) -> str:
+    """Of the agent that wrote ``entry``; empty if that can't be read."""
+    try:
+        return loads(entry.value, agent_pb2.AgentStatus, where=entry.key).incarnation
+    except Corrupt:
+        return ""
 
 
 @asynccontextmanager

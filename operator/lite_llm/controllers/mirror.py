@@ -58,10 +58,13 @@ class Mirror:
             log.info("model withdrawn", key=key)
 
     async def collect(self, declared: Iterable[ResourceName]) -> None:
-        """Withdraw every model whose resource went while nobody was watching."""
+        """Withdraw every model whose resource went while nobody was watching.
+
+        What lies under a lease is somebody else's, such as ``lite-llm up``'s, and goes with them.
+        """
         wanted = {model_key(resource) for resource in declared}
         for entry in (await self._store.list_prefix(MODELS)).entries:
-            if entry.key not in wanted:
+            if entry.key not in wanted and not entry.lease_id:
                 await self._store.delete(entry.key)
                 log.info("orphaned model withdrawn", key=entry.key)
 

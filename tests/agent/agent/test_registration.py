@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +126,24 @@ def is_recovering(held: agent_pb2.Residency | None) -> bool:
 
 def is_absent(held: agent_pb2.Residency | None) -> bool:
     return held is None
+
+
+async def test_a_second_agent_of_the_same_name_waits_and_says_so(
+    backend: Backend, node: Node, tmp_path: Path
+) -> None:
+    twin = Node(tmp_path / "twin")
+    store = backend.store
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(node.registered(store))
+        registered_as = (await status_when(store, lambda status: True)).incarnation
+        async with twin.registered(store):
+            async with asyncio.timeout(WAIT):
+                while "another agent is registered as node-1" not in twin.service.trouble:
+                    await twin.models.changes.beyond(twin.models.changes.version)
+            still = await status_when(store, lambda status: status.heartbeat > 2)
+            assert still.incarnation == registered_as
+            await first.aclose()
+            await status_when(store, lambda status: status.incarnation != registered_as)
 
 
 async def test_an_agent_is_in_the_store_while_it_runs(backend: Backend, node: Node) -> None:

@@ -148,10 +148,14 @@ async def test_from_apply_to_delete(
 async def test_what_was_deleted_while_the_operator_was_down(
     kubeconfig: str, store: MemoryStore
 ) -> None:
-    key = key_of(ModelKey(ModelRef("default", "orphan")))
-    await store.put(key, b"{}")
-    async with running(OperatorSettings(kubeconfig=kubeconfig), store):
-        assert await store.get(key) is None
+    orphan = key_of(ModelKey(ModelRef("default", "orphan")))
+    theirs = key_of(ModelKey(ModelRef("default", "of-somebody-else")))
+    await store.put(orphan, b"{}")
+    async with store.lease(60) as lease:
+        await store.put(theirs, b"{}", lease=lease)
+        async with running(OperatorSettings(kubeconfig=kubeconfig), store):
+            assert await store.get(orphan) is None
+            assert await store.get(theirs) is not None
 
 
 async def test_a_name_too_long_for_us_is_told_in_the_status(
