@@ -38,7 +38,10 @@ def test_help_imports_no_program() -> None:
     assert result.stdout.endswith("loaded: []\n")
 
 
-@pytest.mark.parametrize("command", ["up", "orchestrator", "agent", "version"])
+@pytest.mark.parametrize(
+    "command",
+    ["up", "orchestrator", "agent", "operator", "convert", "inspect", "verify", "version"],
+)
 def test_help_names_every_command(command: str) -> None:
     assert command in lite_llm("--help").stdout
 
@@ -52,6 +55,10 @@ def test_help_names_every_command(command: str) -> None:
         (["up", "--etcd", "http://[::1"], outcomes.CONFIG, "http://host:2379"),
         (["agent", "--etcd", ""], outcomes.CONFIG, "needs its etcd"),
         (["orchestrator", "--etcd", ""], outcomes.CONFIG, "needs its etcd"),
+        (["operator", "--etcd", ""], outcomes.CONFIG, "needs its etcd"),
+        (["convert", "/no/such", "/tmp/x"], outcomes.NO_INPUT, "/no/such"),
+        (["inspect", "/no/such"], outcomes.NO_INPUT, "/no/such"),
+        (["verify", "/no/such"], outcomes.NO_INPUT, "/no/such"),
         (["orchestrator", "--etcd", "x:1", "--listen", "x"], outcomes.CONFIG, "host:port"),
         (["agent", "--etcd", "x:1", "--tls-ca", "a"], outcomes.CONFIG, "--tls-ca"),
         (["agent", "--etcd", "x:1", "--node", "Bad Name"], outcomes.CONFIG, "Bad Name"),

@@ -153,6 +153,74 @@ def agent(
 
 
 @app.command()
+def operator(
+    etcd: options.Etcd,
+    etcd_ca: options.EtcdCa = None,
+    etcd_cert: options.EtcdCert = None,
+    etcd_key: options.EtcdKey = None,
+    etcd_user: options.EtcdUser = "",
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(envvar="KUBECONFIG", help="Left out: the pod's service account."),
+    ] = None,
+    log_level: options.LogLevel = "info",
+    log_format: options.LogFormat = "auto",
+) -> None:
+    """Mirror Kubernetes' custom resources into the cluster's shared memory."""
+    from lite_llm.cli.lifetime import run
+    from lite_llm.cli.programs import serve
+    from lite_llm.controllers import OperatorSettings, running
+    from lite_llm.telemetry import logs
+
+    logs.configure(log_level, format=log_format)
+    store = options.store_settings(etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user)
+    settings = OperatorSettings(kubeconfig=str(kubeconfig) if kubeconfig else None)
+    run(serve(running, settings, store))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
+    target: Annotated[Path, typer.Argument(help="Directory to make.")],
+    tiers: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file that assigns experts to tiers.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16 or bfloat16; left out: as it is.")
+    ] = "",
+    sign: Annotated[Path | None, typer.Option(help="Ed25519 private key to sign with.")] = None,
+) -> None:
+    """Write a checkpoint in our own format. Run again after an interruption, it goes on."""
+    from lite_llm.cli.checkpoints import convert_command
+
+    convert_command(source, target, tiers=tiers, dtype=dtype, sign=sign)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show what a checkpoint holds, without reading its weights."""
+    from lite_llm.cli.checkpoints import inspect_command
+
+    inspect_command(path, as_json=as_json)
+
+
+@app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
+    public_key: Annotated[
+        Path | None, typer.Option(help="Ed25519 public key that must have signed it.")
+    ] = None,
+) -> None:
+    """Read every byte of a checkpoint and name each that is wrong."""
+    from lite_llm.cli.checkpoints import verify_command
+
+    verify_command(path, public_key=public_key)
+
+
+@app.command()
 def version() -> None:
     """Print what is installed."""
     from importlib import metadata

@@ -24,6 +24,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # A cut network shows within the time in which a stream must have moved elsewhere.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # else a silent network shows after a minute
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),  # two servers on one port are a mistake that must show
