@@ -43,7 +43,7 @@ class Registration:
                     await self._claim(lease)
                     log.info("agent registered", node=self._settings.node, lease=lease.id)
                     await self._keep(lease)
-            except LiteLLMError as error:
+            except Exception as error:  # of any kind: an agent that falls silent is lost
                 self._note(f"not registered: {error}")
                 await asyncio.sleep(self._settings.heartbeat_seconds)
 
