@@ -17,7 +17,7 @@ from kubernetes import client, config
 
 from lite_llm.testing import control_plane
 from lite_llm.testing.control_plane import PROGRAMS, ApiError, ControlPlane, find_programs
-from lite_llm.testing.guard import MissingServer
+from lite_llm.testing.guard import MissingServer, find_program
 
 BUILD = Path(control_plane.__file__).with_name("control_plane_build.sh")
 
