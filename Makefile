@@ -13,12 +13,13 @@ WORKERS ?= 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers control-plane lock proto fmt check test e2e up demo bench bench-gpu clean
+.PHONY: help setup control-plane lock proto fmt check test e2e up demo bench bench-gpu clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Make .venv with every program and what tests compare with
+setup: $(VENV)/.installed ## Make .venv with every program, what tests compare with, and etcd
+	@tests/servers/etcd.sh
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -26,9 +27,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
-
-servers: ## Install the servers that tests run against and the machine lacks
-	@tests/servers/etcd.sh
 
 control-plane: ## Build Kubernetes' control plane for tests, once per machine
 	@bash proto/lite_llm/testing/control_plane_build.sh >/dev/null
@@ -55,10 +53,9 @@ check: setup ## Everything that can be known without running the programs
 
 test: ## Run the tests against real servers, which it fetches or builds first
 	@$(MAKE) --no-print-directory --jobs=2 setup control-plane
-	@$(MAKE) --no-print-directory servers
 	pytest -q -m 'not gpu and not e2e' -n $(WORKERS) --dist loadfile
 
-e2e: setup servers control-plane ## Run the whole system as real processes
+e2e: setup control-plane ## Run the whole system as real processes
 	pytest tests/e2e
 
 up: setup ## Start the system on this machine: make up MODEL=path/to/checkpoint
@@ -67,7 +64,7 @@ up: setup ## Start the system on this machine: make up MODEL=path/to/checkpoint
 demo: setup ## Serve a tiny random model, stream from it, and stop
 	python tests/e2e/demo.py
 
-bench: setup servers ## Measure us beside peers and print the ratios
+bench: setup ## Measure us beside peers and print the ratios
 	set -e; for benchmark in benchmarks/*.py; do python $$benchmark; done
 
 bench-gpu: setup ## The tests and benchmarks that need a CUDA device

@@ -62,7 +62,7 @@ def find_programs(environ: Mapping[str, str] = os.environ) -> Programs:
         if all(os.access(folder / name, os.X_OK) for name in PROGRAMS):
             etcd = folder / "etcd"
             apiserver, controller_manager, scheduler = (str(folder / name) for name in PROGRAMS)
-            remedy = "run `make servers`, or install etcd 3.4 or newer"
+            remedy = "run `make setup`, or install etcd 3.4 or newer"
             return Programs(
                 etcd=str(etcd) if os.access(etcd, os.X_OK) else find_program("etcd", remedy=remedy),
                 apiserver=apiserver,
