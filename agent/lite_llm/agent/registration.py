@@ -52,18 +52,19 @@ class Registration:
 
         Two that overwrote each other would send requests to whichever wrote last.
         """
-        status = self._service.report().status
         key = key_of(AgentKey(self._settings.node))
         found = await self._store.get(key)
-        ours = found is None or status.incarnation == incarnation_of(found)
         free = AtRevision(key, found.mod_revision) if found else Absent(key)
-        claim = [Put(key, dumps(status), lease)]
-        if not ours or not (await self._store.transact(when=[free], then=claim)).succeeded:
-            raise Conflict(
-                f"another agent is registered as {self._settings.node}",
-                where=self._settings.node,
-                remedy="give every agent a node name of its own; one that died is gone in seconds",
-            )
+        if found is None or incarnation_of(found) == self._service.report().status.incarnation:
+            self._note("")  # this very write ends what was wrong, so it must not tell of it
+            claim = [Put(key, dumps(self._service.report().status), lease)]
+            if (await self._store.transact(when=[free], then=claim)).succeeded:
+                return
+        raise Conflict(
+            f"another agent is registered as {self._settings.node}",
+            where=self._settings.node,
+            remedy="give every agent a node name of its own; one that died is gone in seconds",
+        )
 
     async def _keep(self, lease: Lease) -> None:
         loop, told = asyncio.get_running_loop(), dict[str, agent_pb2.Residency]()
