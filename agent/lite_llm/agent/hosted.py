@@ -80,7 +80,7 @@ class HostedModel:
                 await self._until_released(worker)
         except LiteLLMError as error:
             self._failed(error)
-        except Exception as error:
+        except Exception as error:  # of any kind: one model must not take the daemon along
             log.exception("model failed", model=str(self.ref))
             self._failed(Internal(f"{type(error).__name__} while holding {self.ref}"))
         finally:

@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line. Exit statuses are those of :mod:`lite_llm.contracts.outcomes`."""
     try:
         app(prog_name="lite-llm")
-    except Exception as error:
+    except Exception as error:  # what is not ours is raised again
         ours = _ours_in(error)
         if ours is None:
             raise

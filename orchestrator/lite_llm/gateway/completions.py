@@ -117,7 +117,7 @@ async def _streamed(
                     await response.write(_DONE)
     except ConnectionError:
         raise
-    except Exception as error:
+    except Exception as error:  # once a stream has begun, it is the only place to say so
         if not response.prepared:
             raise
         await response.write(_sse(error_body(told(error))))

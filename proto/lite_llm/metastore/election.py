@@ -85,7 +85,7 @@ async def _depose(store: Store, leadership: Leadership) -> None:
     """End the leadership as soon as its key is seen gone or rewritten, or can't be seen."""
     try:
         await _wait_overthrown(store, leadership.fence)
-    except Exception:
+    except Exception:  # who can't see the key must not think that it leads
         leadership.lease.forfeit()
         raise
     log.warning("deposed", extra={"key": leadership.fence.key})
