@@ -1,0 +1,23 @@
+"""The arithmetic of a model, each sum in one fixed order: an answer's bits don't depend on what
+else is computed with it (ARCHITECTURE.md, "Determinism")."""
+
+from lite_llm.kernels.activation import Activation, gated
+from lite_llm.kernels.attention import attend
+from lite_llm.kernels.linear import grouped_linear, linear
+from lite_llm.kernels.norm import rms_norm
+from lite_llm.kernels.paging import LayerPages, PagedKv, Rows, store
+from lite_llm.kernels.rotation import rotate
+
+__all__ = [
+    "Activation",
+    "LayerPages",
+    "PagedKv",
+    "Rows",
+    "attend",
+    "gated",
+    "grouped_linear",
+    "linear",
+    "rms_norm",
+    "rotate",
+    "store",
+]
