@@ -31,6 +31,11 @@ class StateDirectory:
         """One file a model, appended to."""
         return self.root / "logs"
 
+    def make(self) -> None:
+        """Again, too: cleaners of temporary files take folders from under long-lived agents."""
+        for path in (self.root, self.sockets, self.logs):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
 
 @contextmanager
 def claimed(root: Path) -> Iterator[StateDirectory]:
@@ -39,8 +44,7 @@ def claimed(root: Path) -> Iterator[StateDirectory]:
     if len(os.fsencode(directory.sockets)) + _LONGEST_NAME > _SOCKET_LIMIT:
         raise _unusable(root, "is too long for unix sockets", "choose a shorter path")
     try:
-        for path in (root, directory.sockets, directory.logs):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.make()
         lock = (root / "lock").open("w")
     except OSError as error:
         raise _unusable(root, f"can't be used: {error.strerror}", "choose another") from error

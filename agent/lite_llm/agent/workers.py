@@ -72,6 +72,7 @@ async def open_worker(
 
     :class:`WorkerCrashed` if it ends, or stays silent for ``start_seconds``, before it answers.
     """
+    directory.make()
     path = directory.sockets / f"{next(_numbers)}.sock"
     log_path = directory.logs / f"{model.namespace}.{model.name}.log"
     ours, theirs = socket.socketpair()

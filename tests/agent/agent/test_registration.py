@@ -54,10 +54,13 @@ class Node:
             yield
 
     async def hold(self, source: Path) -> None:
-        """A model whose load fails at once, for there is nowhere to write its worker's log."""
+        """A model whose load fails at once, for its worker's log can't be written."""
+        (self.settings.state_directory / "logs" / "default.tiny.log").mkdir(
+            parents=True, exist_ok=True
+        )
         spec = model_pb2.ModelSpec(ref=ref_to_proto(TINY), generation=7)
         spec.source.uri = str(source)
-        with pytest.raises(Internal, match="FileNotFoundError while holding default/tiny"):
+        with pytest.raises(Internal, match="IsADirectoryError while holding default/tiny"):
             async for _ in self.models.load(spec).follow_load():
                 pass
 
@@ -164,7 +167,7 @@ async def test_models_come_and_go_in_the_store(
         await node.hold(tmp_path)
         held = await model_when(store, is_recovering)
         assert held is not None
-        assert held.reason == "FileNotFoundError while holding default/tiny"
+        assert held.reason == "IsADirectoryError while holding default/tiny"
         assert held.observed_generation == 7
         await node.models.unload(TINY, 0)
         await model_when(store, is_absent)

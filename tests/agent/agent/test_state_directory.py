@@ -2,6 +2,7 @@
 
 import stat
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -44,3 +45,11 @@ def test_a_path_that_can_not_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidSettings, match="can't be used"), claimed(tmp_path / "file"):
         pass
+
+
+def test_folders_that_a_cleaner_took_are_made_again(tmp_path: Path) -> None:
+    with claimed(tmp_path / "state") as directory:
+        rmtree(directory.root)
+        directory.make()
+        assert directory.sockets.is_dir()
+        assert directory.logs.is_dir()
