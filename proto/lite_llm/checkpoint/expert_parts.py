@@ -14,15 +14,14 @@ from typing import Any, Final
 from lite_llm.checkpoint.strict_json import corrupt
 from lite_llm.contracts.manifest import TensorRecord
 
-_STACK = r"(?:model\.|language_model\.model\.|model\.language_model\.|)layers"
+_LAYER = r"(?:model\.|language_model\.model\.|model\.language_model\.|)layers\.(?P<layer>\d{1,6})\."
 _SINGLE: Final = re.compile(
-    _STACK + r"\.(?P<layer>\d{1,6})\.\w+\.experts\.(?P<row>\d{1,6})\."
+    _LAYER + r"\w+\.experts\.(?P<row>\d{1,6})\."
     r"(?P<part>w1|w2|w3|gate_proj|up_proj|down_proj|gate_up_proj)\.(?P<kind>[\w.]+)"
 )
 _FUSED: Final = re.compile(
-    _STACK + r"\.(?P<layer>\d{1,6})\.\w+\."
-    r"(?P<part>experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)"
-    r"|block_sparse_moe\.(?:input|output)_linear|(?:input|output)_linear)"
+    _LAYER + r"(?P<part>\w+\.experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)"
+    r"|(?:block_sparse_moe|mlp)\.(?:input|output)_linear)"  # not shared_mlp's, which is dense
     r"(?:[._](?P<kind>\w+))?"
 )
 _ROLES: Final = {
@@ -30,14 +29,15 @@ _ROLES: Final = {
     "gate_proj": "gate", "up_proj": "up", "down_proj": "down", "gate_up_proj": "gate_up",
     "input_linear": "gate_up", "output_linear": "down",
 }  # fmt: skip
-_ROLE_ORDER: Final = ("gate", "up", "gate_up", "down")
+_ROLE_ORDER: Final = ("gate", "up", "gate_up", "gate_up_interleaved", "down")
 
-MIXED_FAMILIES: Final = frozenset(
+INTERLEAVED_FAMILIES: Final = frozenset({"gpt_oss"})
+"""Families in which gate and up take turns, element by element of the output."""
+
+TRANSPOSED_FAMILIES: Final = frozenset(
     {"gpt_oss", "openai_privacy_filter", "llama4", "llama4_text", "aria", "aria_text"}
-    | {"qwen3_vl_moe", "qwen3_vl_moe_text"}
 )
-"""Families whose fused gate and up alternate or lie side by side in each row, so that neither is
-contiguous: such an expert has one part ``gate_up``, in the family's own order."""
+"""Families whose fused weights are [experts, in, out]; of others the shape alone can tell."""
 
 MAX_PARTS: Final = 1 << 20
 """Of experts in one checkpoint: five times what a trillion parameters in int4 have."""
@@ -51,27 +51,32 @@ def split_experts(
 ) -> tuple[list[TensorRecord], Experts]:
     """``records`` as the dense ones and the parts of each expert, in canonical order.
 
-    Raises :class:`Corrupt`, naming a file in ``where``, if two tensors claim to be the same part.
+    What the parts' names say is in docs/checkpoint-format.md. Raises :class:`Corrupt`, naming a
+    file in ``where``, if two tensors claim to be the same part.
     """
     dense: list[TensorRecord] = []
     experts: Experts = defaultdict(list)
+    family = _Family(architecture)
     num_parts = 0
     for record in records:
         if match := _SINGLE.fullmatch(record.name):
-            place = int(match["layer"]), int(match["row"])
-            experts[place].append(_named(record, _ROLES[match["part"]], match["kind"]))
-        elif (match := _FUSED.fullmatch(record.name)) and record.shape:
+            name = f"{family.role(match['part'])}.{match['kind']}"
+            experts[int(match["layer"]), int(match["row"])].append(_named(record, name))
+        elif (match := _FUSED.fullmatch(record.name)) and _divides(record):
             num_parts += record.shape[0]  # an empty tensor may have any number of experts
             if num_parts > MAX_PARTS:
                 raise corrupt(
                     f"more than {MAX_PARTS} parts of fused experts", f"{where}/{record.span.file}"
                 )
-            for row, part in _unfused(record, match, architecture):
+            role, kind = family.role(match["part"].rpartition(".")[2]), match["kind"] or "weight"
+            if kind == "weight" and family.transposes(record.shape[1:], role):
+                kind = "weight_transposed"
+            for row, part in enumerate(_slices(record, f"{role}.{kind}")):
                 experts[int(match["layer"]), row].append(part)
         else:
             dense.append(record)
     for (layer, row), parts in experts.items():
-        parts.sort(key=_canonical_order)
+        parts[:] = sorted(_halved(parts), key=_canonical_order)
         if len({part.name for part in parts}) < len(parts):
             raise corrupt(
                 f"two tensors for one part of expert {row} in layer {layer}",
@@ -86,39 +91,73 @@ def text_config(architecture: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, Mapping) else architecture
 
 
-def _unfused(
-    fused: TensorRecord, match: re.Match[str], architecture: Mapping[str, Any]
-) -> Iterator[tuple[int, TensorRecord]]:
-    role = _ROLES[match["part"].rpartition(".")[2]]
-    kind = match["kind"] or "weight"
-    num_experts, shape = fused.shape[0], fused.shape[1:]
-    if not num_experts or fused.span.length % num_experts:
-        return
-    each = fused.span.length // num_experts
-    halves = role == "gate_up" and _lies_in_halves(fused, architecture)
-    for row in range(num_experts):
-        span = fused.span.part(row * each, each)
-        if halves:
-            half_shape = (shape[0] // 2, *shape[1:])
-            for number, half in enumerate(("gate", "up")):
-                part = span.part(number * each // 2, each // 2)
-                yield row, TensorRecord(f"{half}.{kind}", part, half_shape, fused.dtype)
-        else:
-            yield row, TensorRecord(f"{role}.{kind}", span, shape, fused.dtype)
+class _Family:
+    """How the architecture stores what its tensors' names don't say."""
+
+    def __init__(self, architecture: Mapping[str, Any]) -> None:
+        text = text_config(architecture)
+        types = [architecture.get("model_type"), text.get("model_type")]
+        names = {name for name in types if isinstance(name, str)}
+        self._interleaves = bool(names & INTERLEAVED_FAMILIES)
+        self._transposes = bool(names & TRANSPOSED_FAMILIES)
+        self._hidden_size = text.get("hidden_size")
+
+    def role(self, part: str) -> str:
+        role = _ROLES[part]
+        return "gate_up_interleaved" if role == "gate_up" and self._interleaves else role
+
+    def transposes(self, shape: tuple[int, ...], role: str) -> bool:
+        """Whether a fused expert's weight of ``shape`` is [in, out] rather than [out, in]."""
+        if len(shape) != 2 or self._transposes:
+            return len(shape) == 2
+        outer, inner = reversed(shape) if role == "down" else shape
+        return outer == self._hidden_size != inner
 
 
-def _lies_in_halves(fused: TensorRecord, architecture: Mapping[str, Any]) -> bool:
-    """Whether the rows of gate come first and those of up behind them."""
-    text = text_config(architecture)
-    if {architecture.get("model_type"), text.get("model_type")} & MIXED_FAMILIES:
+def _divides(fused: TensorRecord) -> bool:
+    """Whether every expert of ``fused`` begins at a byte of its own."""
+    return bool(fused.shape and fused.shape[0] and fused.span.length % fused.shape[0] == 0)
+
+
+def _slices(fused: TensorRecord, name: str) -> Iterator[TensorRecord]:
+    each = fused.span.length // fused.shape[0]
+    for row in range(fused.shape[0]):
+        yield TensorRecord(name, fused.span.part(row * each, each), fused.shape[1:], fused.dtype)
+
+
+def _halved(parts: list[TensorRecord]) -> Iterator[TensorRecord]:
+    """``parts`` with ``gate_up`` as the two halves it is, if all of its kinds can be cut so."""
+    fused = {part.name: part for part in parts if part.name.startswith("gate_up.")}
+    weight = fused.get("gate_up.weight", fused.get("gate_up.blocks"))
+    can_be_cut = (
+        weight is not None
+        and bool(weight.shape)
+        and all(_has_halves(part, weight.shape[0]) for part in fused.values())
+    )
+    for part in parts:
+        if not can_be_cut or part.name not in fused:
+            yield part
+            continue
+        kind, length = part.name.removeprefix("gate_up."), part.span.length // 2
+        shape = (part.shape[0] // 2, *part.shape[1:])
+        for number, role in enumerate(("gate", "up")):
+            span = part.span.part(number * length, length)
+            yield TensorRecord(f"{role}.{kind}", span, shape, part.dtype)
+
+
+def _has_halves(part: TensorRecord, num_rows: int) -> bool:
+    """Whether the first half of ``part`` belongs to the first half of the weight's ``num_rows``.
+
+    A scale's row stands for a block of rows, a power of two, of which one may span both halves.
+    """
+    if not part.shape or not part.shape[0] or part.shape[0] % 2 or part.span.length % 2:
         return False
-    hidden = text.get("hidden_size")
-    transposed = len(fused.shape) == 3 and fused.shape[1] == hidden != fused.shape[2]
-    return len(fused.shape) > 1 and fused.shape[1] % 2 == 0 and not transposed
+    block, rest = divmod(num_rows, part.shape[0])
+    return rest == 0 and block & (block - 1) == 0
 
 
-def _named(record: TensorRecord, role: str, kind: str) -> TensorRecord:
-    return TensorRecord(f"{role}.{kind}", record.span, record.shape, record.dtype)
+def _named(record: TensorRecord, name: str) -> TensorRecord:
+    return TensorRecord(name, record.span, record.shape, record.dtype)
 
 
 def _canonical_order(part: TensorRecord) -> tuple[int, int, str]:

@@ -54,8 +54,8 @@ def test_every_expert_of_a_saved_model_is_found(family: str, tmp_path: Path) -> 
             for record in reader.manifest.experts:
                 parts = reader.expert(record.key)
                 if family == "GptOss":
-                    found = parts["gate_up.weight"]
-                    assert list(parts)[2:] == ["gate_up.bias", "down.bias"]
+                    found = parts["gate_up_interleaved.weight_transposed"]
+                    assert list(parts)[2:] == ["gate_up_interleaved.bias", "down.bias"]
                 else:
                     found = np.concatenate([parts["gate.weight"], parts["up.weight"]])
                 assert np.array_equal(found, fused[record.key.layer][record.router_row])

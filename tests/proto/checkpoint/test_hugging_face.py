@@ -1,4 +1,4 @@
-"""Every layout of experts that Hugging Face checkpoints have, also mixed in one."""
+"""Hugging Face directories: layouts mixed in one, groups, shards, links, and what is refused."""
 
 from __future__ import annotations
 
@@ -35,103 +35,16 @@ def single(block: str, gate: str, up: str, down: str) -> Tensors:
     }
 
 
-SINGLE = {
-    "mixtral": single("block_sparse_moe.experts", "w1", "w3", "w2"),
-    "qwen3_moe": single("mlp.experts", "gate_proj", "up_proj", "down_proj"),
-    "olmoe": single("mlp.experts", "gate_proj", "up_proj", "down_proj"),
-    "jamba": single("feed_forward.experts", "gate_proj", "up_proj", "down_proj"),
-}
+SINGLE = single("mlp.experts", "gate_proj", "up_proj", "down_proj")
 
 
 def open_with(make_source: MakeSource, tensors: Tensors, **config: Any) -> Reader:
     return open_checkpoint(make_source(tensors, **({"hidden_size": DIM} | config)))
 
 
-@pytest.mark.parametrize("family", SINGLE)
-def test_experts_one_by_one(family: str, make_source: MakeSource) -> None:
-    tensors = SINGLE[family]
-    with open_with(make_source, tensors, model_type=family) as reader:
-        assert not reader.manifest.tensors
-        values = list(tensors.values())
-        for number in range(NUM):
-            parts = reader.expert(ExpertKey(1, 0, 0, number))
-            assert list(parts) == ["gate.weight", "up.weight", "down.weight"]
-            for part, expected in zip(parts.values(), values[3 * number :][:3], strict=True):
-                assert np.array_equal(part, expected)
-
-
-@pytest.mark.parametrize(
-    ("gate_up_name", "down_name"),
-    [
-        ("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
-        ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
-    ],
-    ids=["transformers-5", "granite"],
-)
-def test_fused_experts_whose_gate_and_up_are_halves(
-    gate_up_name: str, down_name: str, make_source: MakeSource
-) -> None:
-    gate_up, down = matrix(NUM, 2 * FFN, DIM), matrix(NUM, DIM, FFN)
-    prefix = "model.layers.0."
-    tensors = {prefix + gate_up_name: gate_up, prefix + down_name: down}
-    with open_with(make_source, tensors, model_type="granitemoe") as reader:
-        for number in range(NUM):
-            parts = reader.expert(ExpertKey(0, 0, 0, number))
-            assert list(parts) == ["gate.weight", "up.weight", "down.weight"]
-            assert np.array_equal(parts["gate.weight"], gate_up[number, :FFN])
-            assert np.array_equal(parts["up.weight"], gate_up[number, FFN:])
-            assert np.array_equal(parts["down.weight"], down[number])
-
-
-def test_gpt_oss_keeps_gate_and_up_together_with_scales_and_biases(
-    make_source: MakeSource,
-) -> None:
-    stem = "model.layers.0.mlp.experts."
-    byte = RANDOM.integers(0, 255, (NUM, 2 * FFN, 2, 16), dtype=np.uint8)
-    tensors: Tensors = {
-        f"{stem}gate_up_proj_blocks": byte,
-        f"{stem}gate_up_proj_scales": byte[:, :, :, 0].copy(),
-        f"{stem}gate_up_proj_bias": matrix(NUM, 2 * FFN),
-        f"{stem}down_proj_blocks": byte.copy(),
-        f"{stem}down_proj_scales": byte[:, :, :, 1].copy(),
-        f"{stem}down_proj_bias": matrix(NUM, DIM),
-        "model.layers.0.mlp.router.weight": matrix(NUM, DIM),
-    }
-    with open_with(make_source, tensors, model_type="gpt_oss", num_experts_per_tok=4) as reader:
-        assert [record.name for record in reader.manifest.tensors] == [
-            "model.layers.0.mlp.router.weight"
-        ]
-        for number in range(NUM):
-            parts = reader.expert(ExpertKey(0, 0, 0, number))
-            assert list(parts) == [
-                "gate_up.blocks", "down.blocks", "gate_up.scales", "down.scales",
-                "gate_up.bias", "down.bias",
-            ]  # fmt: skip
-            for name, part in parts.items():
-                role, kind = name.split(".")
-                assert np.array_equal(part, tensors[f"{stem}{role}_proj_{kind}"][number])
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"model_type": "unheard_of"},
-        {"model_type": "llama4", "hidden_size": 2 * FFN},
-        {"model_type": "x", "text_config": {"model_type": "llama4_text", "hidden_size": 2 * FFN}},
-    ],
-    ids=["by-shape", "by-family", "by-nested-family"],
-)
-def test_transposed_gate_and_up_are_no_halves(
-    config: dict[str, Any], make_source: MakeSource
-) -> None:
-    tensors = {"model.layers.0.feed_forward.experts.gate_up_proj": matrix(NUM, DIM, 2 * FFN)}
-    with open_with(make_source, tensors, **config) as reader:
-        assert list(reader.expert(ExpertKey(0, 0, 0, 2))) == ["gate_up.weight"]
-
-
 def test_layouts_may_be_mixed_in_one_checkpoint(make_source: MakeSource, tmp_path: Path) -> None:
     fused, down = matrix(NUM, 2 * FFN, DIM), matrix(NUM, DIM, FFN)
-    tensors = SINGLE["qwen3_moe"] | {
+    tensors = SINGLE | {
         "model.layers.0.mlp.experts.gate_up_proj": fused,
         "model.layers.0.mlp.experts.down_proj": down,
     }
@@ -168,7 +81,7 @@ def test_deepseeks_scales_groups_and_shared_experts(make_source: MakeSource) -> 
 
 
 def test_two_tensors_for_one_part_are_refused(make_source: MakeSource) -> None:
-    tensors = SINGLE["qwen3_moe"] | {"model.layers.1.mlp.experts.down_proj": matrix(NUM, DIM, FFN)}
+    tensors = SINGLE | {"model.layers.1.mlp.experts.down_proj": matrix(NUM, DIM, FFN)}
     with pytest.raises(Corrupt, match="expert 0 in layer 1"):
         open_with(make_source, tensors)
 
