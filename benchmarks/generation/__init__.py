@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/generate.py``: the work, the peers, and the process that each runs in."""
