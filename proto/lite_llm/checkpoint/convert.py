@@ -3,76 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, Final
 
-import msgspec
-
-from lite_llm.checkpoint.dtypes import FLOATS, Buffer, converted
-from lite_llm.checkpoint.files import read_small
-from lite_llm.checkpoint.hugging_face import CONFIG, INDEX_SUFFIX, PICKLE, SAFETENSORS
-from lite_llm.checkpoint.index import INDEX_NAME, MAJOR, MINOR, SIGNATURE_NAME
-from lite_llm.checkpoint.layout import (
-    MAX_FILE_BYTES,
-    Copy,
-    Layout,
-    PlannedFile,
-    Sized,
-    SizedExpert,
-    lay_out,
-)
-from lite_llm.checkpoint.reader import Reader, open_checkpoint, read_index
-from lite_llm.checkpoint.sizes import tensor_bytes
-from lite_llm.checkpoint.strict_json import canonical
-from lite_llm.checkpoint.tiering import Assignment, TierRules, assign
-from lite_llm.checkpoint.writer import CheckpointWriter, sign
+from lite_llm.checkpoint.conversion import Conversion, ConvertOptions
+from lite_llm.checkpoint.copying import copy_file
+from lite_llm.checkpoint.hashing import HashingFile
+from lite_llm.checkpoint.index import INDEX_NAME, encode
+from lite_llm.checkpoint.reader import open_checkpoint, parse_index, read_index
+from lite_llm.checkpoint.signatures import sign, signature_of
+from lite_llm.checkpoint.writer import CheckpointWriter
 from lite_llm.contracts.errors import InvalidRequest
-from lite_llm.contracts.manifest import FileRecord, Manifest, Span, TensorRecord
-from lite_llm.trust import PrivateKey
-
-PIECE_BYTES: Final = 4 << 20  # read, converted and written at once
-PIECES_AHEAD: Final = 4  # read while others are hashed and written
-KEPT_EXACT: Final = ("e_score_correction_bias", "scale")
-"""In names of floats that no ``dtype`` changes: they steer the router or the scaling of others."""
-
-DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""torch's names for what the ``dtype`` option takes, beside the short ones."""
+from lite_llm.contracts.manifest import FileRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
-    """What a conversion changes; by default nothing but the layout."""
+class ConvertOutcome(Enum):
+    """What a conversion that came to its end did."""
 
-    dtype: str = ""
-    """F32, F16 or BF16, also as torch names them: for all floats of 16 bits and more; empty keeps
-    each as it is."""
-    tiers: TierRules | None = None
-    """Empty keeps the tiers of the source: all experts in one, for a Hugging Face directory."""
-    model: str = ""
-    """The model's name; empty takes the source's."""
-    version: str = ""
-    """``name-vMAJOR.MINOR.PATCH``; empty takes the source's."""
-    key: PrivateKey | None = None
-    """Signs the index."""
-    max_file_bytes: int = MAX_FILE_BYTES
-    """Of each ``.bin`` file; a larger record is refused."""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("", *FLOATS, *DTYPE_NAMES):
-            raise InvalidRequest(
-                f"{self.dtype[:80]!r} is no dtype to convert to",
-                where="dtype",
-                remedy=f"choose from {', '.join(DTYPE_NAMES)}",
-            )
-
-    @property
-    def storage_dtype(self) -> str:
-        """``dtype`` by its safetensors name."""
-        return DTYPE_NAMES.get(self.dtype, self.dtype)
+    WRITTEN = "written"
+    RESUMED = "resumed"
+    """Written, in part by an earlier run that was interrupted."""
+    SIGNED = "signed"
+    """Only the signature: the checkpoint was there already."""
+    UNCHANGED = "unchanged"
+    """Nothing: all was there already."""
 
 
 @dataclass(frozen=True)
@@ -83,169 +41,117 @@ class ConvertProgress:
     """Being written, or just found finished; empty at the end."""
     done_bytes: int
     total_bytes: int
+    found_bytes: int = 0
+    """Of those done, what had been written before this run."""
+    outcome: ConvertOutcome | None = None
+    """In the last step, and only there."""
 
 
-def convert(
-    source: Path, target: Path, options: ConvertOptions | None = None
-) -> Generator[ConvertProgress, None, None]:
+Steps = Generator[ConvertProgress, None, None]
+
+
+def convert(source: Path, target: Path, options: ConvertOptions | None = None) -> Steps:
     """Write the checkpoint in ``source`` to ``target``; the work is done as one iterates.
 
     A conversion that was killed goes on where it stopped; one of an input that is there already
-    writes nothing. Raises :class:`Conflict` if ``target`` holds another checkpoint or is being
-    written, what :func:`open_checkpoint` and :func:`assign` raise, :class:`OutOfMemory` for a full
-    disk, and :class:`Unsupported` for a number beyond the range of ``dtype``.
+    writes nothing. The input is the same if sizes and times of its files are, or else if every
+    byte of what it would become is there, for which the source is read once more. Raises
+    :class:`Conflict` if ``target`` holds another checkpoint or is being written, what
+    :func:`open_checkpoint` and :func:`assign` raise, :class:`OutOfMemory` for a full disk, and
+    :class:`Unsupported` for a number beyond the range of ``dtype``.
     """
     options = options or ConvertOptions()
     if target.resolve() == source.resolve():
         raise InvalidRequest("source and target are one directory", where=str(target))
     with open_checkpoint(source, pickles=True) as reader:
-        assignment = _assignment(reader.manifest, options)
-        layout = _planned(reader.manifest, assignment, options)
-        total = sum(file.num_bytes for file in layout.files)
-        with CheckpointWriter(target, _input_id(reader, options)) as writer:
-            unchanged = writer.is_published
-            if not unchanged:
-                files = yield from _write_files(reader, layout, writer, total)
-                extras = {name: _copy_extra(reader, writer, name) for name in _extras(reader)}
-                manifest = replace(
-                    reader.manifest,
-                    model=options.model or reader.manifest.model,
-                    version=options.version or reader.manifest.version,
-                    architecture=_architecture(reader.manifest, options.storage_dtype),
-                    tiers=assignment.tiers,
-                    files=files,
-                    tensors=layout.tensors,
-                    experts=layout.experts,
-                    extras=extras,
-                )
-                writer.publish(manifest, options.key)
-        if unchanged:
-            read_index(target)  # says so if a file has gone or shrunk since
-        if unchanged and options.key and not _is_signed(target, options.key):
-            sign(target, options.key)
-    yield ConvertProgress("", total, total)
+        conversion = Conversion(reader, options)
+        total = conversion.total_bytes
+        with CheckpointWriter(target, conversion.input_id()) as writer:
+            if writer.holds_another:
+                yield from _compare(conversion, writer)
+                writer.adopt()
+            if writer.is_published:
+                found, outcome = total, ConvertOutcome.UNCHANGED
+            else:
+                found = yield from _write(conversion, writer)
+                outcome = ConvertOutcome.RESUMED if found else ConvertOutcome.WRITTEN
+    if outcome is ConvertOutcome.UNCHANGED:
+        read_index(target)  # says so if a file has gone or shrunk since
+        key = options.key
+        if key and signature_of(target, (key.public,)).signer != key.public:
+            sign(target, key)
+            outcome = ConvertOutcome.SIGNED
+    yield ConvertProgress("", total, total, found, outcome)
 
 
-def _assignment(manifest: Manifest, options: ConvertOptions) -> Assignment:
-    if options.tiers is None:
-        return Assignment(manifest.tiers, manifest.experts)
-    if not manifest.experts:
-        raise InvalidRequest(
-            "a dense model has no experts to assign",
-            where="tiers",
-            remedy="convert it without tiers",
-        )
-    return assign(manifest.experts, options.tiers)
-
-
-def _planned(manifest: Manifest, assignment: Assignment, options: ConvertOptions) -> Layout:
-    def sized(record: TensorRecord) -> Sized:
-        dtype = _target_dtype(record, options.storage_dtype)
-        return Sized(record, dtype, tensor_bytes(record.shape, dtype))
-
-    return lay_out(
-        map(sized, manifest.tensors),
-        (SizedExpert(expert, tuple(map(sized, expert.parts))) for expert in assignment.experts),
-        max_file_bytes=options.max_file_bytes,
-    )
-
-
-def _target_dtype(record: TensorRecord, wanted: str) -> str:
-    exact = any(piece in record.name for piece in KEPT_EXACT)
-    return wanted if wanted and record.dtype in FLOATS and not exact else record.dtype
-
-
-def _write_files(
-    reader: Reader, layout: Layout, writer: CheckpointWriter, total: int
-) -> Generator[ConvertProgress, None, tuple[FileRecord, ...]]:
+def _write(
+    conversion: Conversion, writer: CheckpointWriter
+) -> Generator[ConvertProgress, None, int]:
+    """All files, then the index; returns how many bytes an earlier run had written."""
+    reader, total = conversion.reader, conversion.total_bytes
     records: list[FileRecord] = []
-    done = 0
+    done = found = 0
     with ThreadPoolExecutor(1, "reading") as reading:
-        for planned in layout.files:
+        for planned in conversion.layout.files:
             record = writer.finished(planned.name)
-            if record is None:
+            if record is not None:
+                found += planned.num_bytes
+            else:
                 with writer.file(planned.name, chunk_bytes=planned.chunk_bytes) as file:
-                    for offset, data in _read_ahead(reader, planned, reading):
-                        file.pad(offset)
-                        file.write(data)
-                        yield ConvertProgress(planned.name, done + offset, total)
-                    file.pad(planned.num_bytes)
+                    for written in copy_file(reader, planned, file, reading):
+                        yield ConvertProgress(planned.name, done + written, total, found)
                 record = writer.finished(planned.name)
                 assert record is not None, "a file that was just published is gone"
             records.append(record)
             done += planned.num_bytes
-            yield ConvertProgress(planned.name, done, total)
-    return tuple(records)
+            yield ConvertProgress(planned.name, done, total, found)
+    extras = {name: _copy_extra(conversion, writer, name) for name in sorted(_extras(conversion))}
+    writer.publish(conversion.manifest(tuple(records), extras), conversion.options.key)
+    return found
 
 
-def _read_ahead(
-    reader: Reader, planned: PlannedFile, reading: ThreadPoolExecutor
-) -> Iterator[tuple[int, Buffer]]:
-    """The file's pieces with their offsets, read and converted some way ahead."""
-    ahead: deque[tuple[int, Future[Buffer]]] = deque()
-    for copy in planned.copies:
-        for start, span in _pieces(copy):
-            if len(ahead) == PIECES_AHEAD:
-                offset, piece = ahead.popleft()
-                yield offset, piece.result()
-            ahead.append((start, reading.submit(_piece, reader, span, copy)))
-    for offset, piece in ahead:
-        yield offset, piece.result()
-
-
-def _pieces(copy: Copy) -> Iterator[tuple[int, Span]]:
-    """Spans of the source and where each begins in the new file."""
-    source, target = copy.source, copy.target
-    for offset in range(0, source.span.length, PIECE_BYTES):
-        span = source.span.part(offset, min(PIECE_BYTES, source.span.length - offset))
-        yield target.span.offset + offset * target.span.length // source.span.length, span
-
-
-def _piece(reader: Reader, span: Span, copy: Copy) -> Buffer:
-    data = reader.read_checked(span)
-    return converted(data, copy.source.dtype, copy.target.dtype, copy.source.name)
-
-
-def _extras(reader: Reader) -> list[str]:
-    return sorted(reader.manifest.extras)
-
-
-def _copy_extra(reader: Reader, writer: CheckpointWriter, name: str) -> str:
+def _copy_extra(conversion: Conversion, writer: CheckpointWriter, name: str) -> str:
     if (record := writer.finished(name)) is None:
         with writer.file(name) as file:
-            file.write(reader.extra(name))
+            file.write(conversion.reader.extra(name))
         record = writer.finished(name)
         assert record is not None, "a file that was just published is gone"
     return record.sha256
 
 
-def _architecture(manifest: Manifest, dtype: str) -> dict[str, Any]:
-    """``config.json`` with the new dtype where it names one."""
-    fields = dict(manifest.architecture)
-    name = next((long for long, short in DTYPE_NAMES.items() if short == dtype), "")
-    for field in ("dtype", "torch_dtype"):
-        if name and field in fields:
-            fields[field] = name
-    return fields
+def _extras(conversion: Conversion) -> set[str]:
+    return set(conversion.reader.manifest.extras)
 
 
-def _input_id(reader: Reader, options: ConvertOptions) -> str:
-    """What decides every byte of the output, and the times by which a changed source shows."""
-    names = {file.name for file in reader.manifest.files} | reader.manifest.extras.keys()
-    names |= {CONFIG, INDEX_NAME, SAFETENSORS + INDEX_SUFFIX, PICKLE + INDEX_SUFFIX}
-    paths = [path for name in sorted(names) if (path := reader.directory / name).exists()]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    chosen = [
-        options.storage_dtype,
-        options.model or reader.manifest.model,
-        options.version,
-        options.max_file_bytes,
-    ]
-    tiers = msgspec.to_builtins(options.tiers)
-    return hashlib.sha256(canonical([MAJOR, MINOR, stats, chosen, tiers])).hexdigest()
+def _compare(conversion: Conversion, writer: CheckpointWriter) -> Steps:
+    """Return if the published checkpoint is what this conversion would write, byte for byte.
 
-
-def _is_signed(directory: Path, key: PrivateKey) -> bool:
-    signature = directory / SIGNATURE_NAME
-    data = (directory / INDEX_NAME).read_bytes()
-    return signature.exists() and key.public.verifies(read_small(signature, max_bytes=64), data)
+    Otherwise raises :class:`Conflict`, and as early as it shows: from the index alone where names,
+    sizes or settings differ.
+    """
+    published = parse_index(writer.directory).file_by_name
+    layout = conversion.layout
+    files = [published.get(planned.name) for planned in layout.files]
+    records = tuple(record for record in files if record is not None)
+    extras = {
+        name: hashlib.sha256(conversion.reader.extra(name)).hexdigest()
+        for name in _extras(conversion)
+    }
+    would_be = encode(conversion.manifest(records, extras)) if None not in files else b""
+    if would_be != (writer.directory / INDEX_NAME).read_bytes():
+        raise writer.conflict()
+    total, done = conversion.total_bytes, 0
+    with (
+        ThreadPoolExecutor(1, "reading") as reading,
+        ThreadPoolExecutor(1, "checksums") as hashing,
+        Path(os.devnull).open("wb", buffering=0) as nowhere,
+    ):
+        for planned, expected in zip(layout.files, records, strict=True):
+            file = HashingFile(nowhere, planned.chunk_bytes, hashing)
+            for seen in copy_file(conversion.reader, planned, file, reading):
+                if not file.begins(expected):
+                    raise writer.conflict()
+                yield ConvertProgress(planned.name, done + seen, total, done + seen)
+            if file.record(planned.name) != expected:
+                raise writer.conflict()
+            done += planned.num_bytes

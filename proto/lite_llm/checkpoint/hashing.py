@@ -93,6 +93,11 @@ class HashingFile:
         for length in _pieces(offset - self._offset):
             self.write(_ZEROS[:length])
 
+    def begins(self, expected: FileRecord) -> bool:
+        """Whether what was written so far may become ``expected``, by the chunks that are whole."""
+        chunks = self._checksums.chunks
+        return tuple(chunks) == expected.chunk_checksums[: len(chunks)]
+
     def record(self, name: str) -> FileRecord:
         """What proves the bytes that were written."""
         return self._checksums.record(name)

@@ -18,12 +18,13 @@ from lite_llm.checkpoint.checks import manifest_of
 from lite_llm.checkpoint.dtypes import Buffer, as_array
 from lite_llm.checkpoint.files import open_plain, read_into, read_small
 from lite_llm.checkpoint.hugging_face import describe
-from lite_llm.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES, SIGNATURE_NAME, decode
+from lite_llm.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES, decode
+from lite_llm.checkpoint.signatures import read_signature
 from lite_llm.checkpoint.strict_json import corrupt
 from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord, FileRecord, Manifest, Span, TensorRecord
-from lite_llm.trust import ACCEPT_UNSIGNED, SIGNATURE_BYTES, SignaturePolicy
+from lite_llm.trust import ACCEPT_UNSIGNED, SignaturePolicy
 
 MAX_EXTRA_BYTES: Final = 256 << 20  # the largest tokenizer of the hub has a tenth of it
 
@@ -56,7 +57,7 @@ def parse_index(directory: Path, policy: SignaturePolicy = ACCEPT_UNSIGNED) -> M
     """The manifest in ``directory``'s index, checked against the policy but not the files."""
     path = directory / INDEX_NAME
     data = read_small(path, max_bytes=MAX_INDEX_BYTES)
-    policy.check(data, _signature(directory), where=str(path))
+    policy.check(data, read_signature(directory), where=str(path))
     return manifest_of(*decode(data, str(path)), str(path))
 
 
@@ -220,10 +221,3 @@ class Reader:
                 self._cleanup.callback(os.close, descriptor)
                 self._descriptors[file] = descriptor
             return self._descriptors[file]
-
-
-def _signature(directory: Path) -> bytes | None:
-    path = directory / SIGNATURE_NAME
-    if not path.exists() and not path.is_symlink():
-        return None
-    return read_small(path, max_bytes=SIGNATURE_BYTES)

@@ -34,7 +34,8 @@ class CheckpointWriter:
     """The one writer of ``directory``; use as a context manager.
 
     ``input_id`` names what is written: the same one resumes after a crash and finds its finished
-    files. Another one starts over, but raises :class:`Conflict` where a checkpoint is published.
+    files. Another one starts over, but where a checkpoint is published it may not write: every
+    method that would raises :class:`Conflict`.
     """
 
     def __init__(self, directory: Path, input_id: str) -> None:
@@ -42,6 +43,8 @@ class CheckpointWriter:
         self._input_id = input_id
         self._finished: dict[str, FileRecord] = {}
         self._cleanup = ExitStack()
+        self.holds_another = False
+        """Whether a checkpoint of another input is published here."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -58,7 +61,23 @@ class CheckpointWriter:
     @property
     def is_published(self) -> bool:
         """Whether this input is there already, complete."""
-        return (self.directory / INDEX_NAME).exists()
+        return not self.holds_another and (self.directory / INDEX_NAME).exists()
+
+    def conflict(self) -> Conflict:
+        """What is raised for a directory that holds another checkpoint."""
+        return Conflict(
+            f"{self.directory} holds a checkpoint of another input",
+            where=str(self.directory),
+            remedy="choose an empty directory, or remove the checkpoint first",
+        )
+
+    def adopt(self) -> None:
+        """Remember the published checkpoint as made from this input, which turned out the same."""
+        journal = self.directory / JOURNAL
+        lines = journal.read_bytes().splitlines() if journal.exists() else [b""]
+        with _disk_faults(journal):
+            write_published(journal, b"\n".join([self._input_id.encode(), *lines[1:], b""]))
+        self.holds_another = False
 
     def finished(self, name: str) -> FileRecord | None:
         """The record of a file that an earlier run finished, if the file still stands there."""
@@ -74,6 +93,7 @@ class CheckpointWriter:
 
         Raises :class:`OutOfMemory` for a full disk, :class:`StorageFailed` for one that fails.
         """
+        self._check_own()
         path = self.directory / name
         with _disk_faults(path):
             with published(path) as raw:
@@ -85,6 +105,7 @@ class CheckpointWriter:
 
     def publish(self, manifest: Manifest, key: PrivateKey | None = None) -> None:
         """Write signature and index: from now on this is a checkpoint."""
+        self._check_own()
         data = encode(manifest)
         wanted = {file.name for file in manifest.files} | manifest.extras.keys()
         for path in sorted(self.directory.iterdir()):
@@ -101,16 +122,17 @@ class CheckpointWriter:
                 (self.directory / SIGNATURE_NAME).unlink(missing_ok=True)
             write_published(self.directory / INDEX_NAME, data)
 
+    def _check_own(self) -> None:
+        if self.holds_another:
+            raise self.conflict()
+
     def _resume(self) -> None:
         journal = self.directory / JOURNAL
         lines = journal.read_bytes().splitlines() if journal.exists() else []
         same = bool(lines) and lines[0] == self._input_id.encode()
-        if not same and self.is_published:
-            raise Conflict(
-                f"{self.directory} holds a checkpoint of another input",
-                where=str(self.directory),
-                remedy="choose an empty directory, or remove the checkpoint first",
-            )
+        self.holds_another = not same and self.is_published
+        if self.holds_another:
+            return
         remove_partials(self.directory)
         records = list(_records(lines[1:]))
         if same and self.is_published:
@@ -124,13 +146,6 @@ class CheckpointWriter:
         kept = [canonical(asdict(record)) for record in self._finished.values()]
         with _disk_faults(journal):
             write_published(journal, b"\n".join([self._input_id.encode(), *kept, b""]))
-
-
-def sign(directory: Path, key: PrivateKey) -> None:
-    """Sign the index in ``directory`` anew, whoever signed it before."""
-    with writer_lease(directory):
-        data = (directory / INDEX_NAME).read_bytes()
-        write_published(directory / SIGNATURE_NAME, key.sign(data))
 
 
 def _records(lines: list[bytes]) -> Iterator[FileRecord]:

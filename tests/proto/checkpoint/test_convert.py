@@ -20,6 +20,7 @@ from lite_llm.checkpoint import (
     INDEX_NAME,
     SIGNATURE_NAME,
     ConvertOptions,
+    ConvertOutcome,
     ConvertProgress,
     Finding,
     TierRules,
@@ -98,6 +99,7 @@ def test_a_second_conversion_writes_nothing(source: Path, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in [target, *target.iterdir()]}
     (progress,) = run(source, target)
     assert progress.done_bytes == progress.total_bytes > 0
+    assert progress.outcome is ConvertOutcome.UNCHANGED
     assert before == {path: path.stat().st_mtime_ns for path in [target, *target.iterdir()]}
 
 
@@ -127,9 +129,6 @@ def test_a_published_checkpoint_is_never_written_over(source: Path, tmp_path: Pa
     before = contents(target)
     with pytest.raises(Conflict, match="checkpoint of another input"):
         run(source, target, dtype="float16")
-    os.utime(source / "model.safetensors", ns=(1, 1))
-    with pytest.raises(Conflict, match="checkpoint of another input"):
-        run(source, target)
     assert contents(target) == before
     with pytest.raises(InvalidRequest, match="one directory"):
         run(source, source)
@@ -164,8 +163,11 @@ def test_an_abandoned_conversion_goes_on_where_it_stopped(source: Path, tmp_path
     assert len(done) == 3
     with (target / ".writer.journal").open("ab") as journal:
         journal.write(b'{"name": "torn by the cra')
-    run(source, target)
-    run(source, whole)
+    last = run(source, target)[-1]
+    assert last.outcome is ConvertOutcome.RESUMED
+    assert last.found_bytes == sum((target / name).stat().st_size for name in done)
+    last = run(source, whole)[-1]
+    assert (last.outcome, last.found_bytes) == (ConvertOutcome.WRITTEN, 0)
     assert contents(target) == contents(whole)
     assert done == {path.name: path.stat().st_mtime_ns for path in target.glob("dense-*.bin")}
 
@@ -320,17 +322,20 @@ def test_signing_now_or_later(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "t", key=key)
     open_checkpoint(tmp_path / "t", policy=policy).close()
     other = generate_key()
-    run(source, tmp_path / "t", key=other)
+    assert run(source, tmp_path / "t", key=other)[-1].outcome is ConvertOutcome.SIGNED
+    assert run(source, tmp_path / "t", key=other)[-1].outcome is ConvertOutcome.UNCHANGED
     assert other.public.verifies(
         (tmp_path / "t" / SIGNATURE_NAME).read_bytes(), (tmp_path / "t" / INDEX_NAME).read_bytes()
     )
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from lite_llm.checkpoint import ConvertOptions, convert
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # not by getrusage, which begins with what the parent had
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 before = peak()
 for _ in convert(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(dtype="bfloat16")): pass
 print(peak() - before)
@@ -349,7 +354,7 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
         file.truncate(8 + len(header) + num_bytes)
     command = [sys.executable, "-c", MEMORY, str(source), str(tmp_path / "target")]
     kib = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert kib < 64 << 10
+    assert 1 << 10 < kib < 64 << 10
     (path,) = (tmp_path / "target").glob("*.bin")
     assert path.stat().st_size == num_bytes // 2
     path.unlink()
