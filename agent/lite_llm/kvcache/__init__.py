@@ -1,5 +1,16 @@
 """What attention remembers of sequences, in pages: shared, found again by prefix, moved by tier."""
 
+from lite_llm.kvcache.cache import KvCache
+from lite_llm.kvcache.failures import NotResident, PageLeaked, SequenceReleased
 from lite_llm.kvcache.layout import KvLayout, LayerKv
+from lite_llm.kvcache.sequence import CachedSequence
 
-__all__ = ["KvLayout", "LayerKv"]
+__all__ = [
+    "CachedSequence",
+    "KvCache",
+    "KvLayout",
+    "LayerKv",
+    "NotResident",
+    "PageLeaked",
+    "SequenceReleased",
+]

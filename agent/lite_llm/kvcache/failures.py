@@ -1,0 +1,17 @@
+"""What only this room can do wrong."""
+
+from __future__ import annotations
+
+from lite_llm.contracts.errors import Internal
+
+
+class SequenceReleased(Internal):
+    """A sequence was used after its release."""
+
+
+class NotResident(Internal):
+    """A sequence was to be computed whose pages, or the room for new ones, are not on the device."""
+
+
+class PageLeaked(Internal):
+    """Pages are lost, held twice, or counted wrongly."""
