@@ -1,22 +1,18 @@
-"""``lite-llm convert | inspect | verify`` on tiny checkpoints."""
+"""``lite-llm keygen | convert | verify`` on tiny checkpoints."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
+from lite_llm.checkpoint import convert, open_checkpoint
 from lite_llm.cli.app import app
-from lite_llm.contracts.errors import Conflict, Corrupt, Forbidden
+from lite_llm.contracts.errors import Conflict, Corrupt, InvalidSettings
 from lite_llm.testing.checkpoints import tiny_llama
-from lite_llm.trust import generate_key
-
-LAYERS, EXPERTS, HIDDEN, FFN, VOCAB = 2, 4, 8, 16, 32
-EXPERT_PARAMETERS = 3 * HIDDEN * FFN
+from lite_llm.trust import PrivateKey, PublicKey
 
 
 def run(*arguments: str | Path) -> Result:
@@ -31,35 +27,6 @@ def dense(tmp_path: Path) -> Path:
     return tiny_llama(tmp_path / "dense", seed=1)
 
 
-@pytest.fixture
-def mixture(tmp_path: Path) -> Path:
-    """Mixtral's layout with random weights, dense parts left out but one."""
-    directory = tmp_path / "mixture"
-    directory.mkdir()
-    fields = {
-        "architectures": ["MixtralForCausalLM"],
-        "model_type": "mixtral",
-        "num_hidden_layers": LAYERS,
-        "num_local_experts": EXPERTS,
-        "num_experts_per_tok": 2,
-        "hidden_size": HIDDEN,
-        "intermediate_size": FFN,
-    }
-    (directory / "config.json").write_text(json.dumps(fields))
-    random = np.random.default_rng(0)
-    shapes = {"model.embed_tokens.weight": (VOCAB, HIDDEN)}
-    for layer in range(LAYERS):
-        block = f"model.layers.{layer}.block_sparse_moe"
-        shapes[f"{block}.gate.weight"] = (EXPERTS, HIDDEN)
-        for expert in range(EXPERTS):
-            shapes[f"{block}.experts.{expert}.w1.weight"] = (FFN, HIDDEN)
-            shapes[f"{block}.experts.{expert}.w2.weight"] = (HIDDEN, FFN)
-            shapes[f"{block}.experts.{expert}.w3.weight"] = (FFN, HIDDEN)
-    tensors = {name: random.random(shape, np.float32) for name, shape in shapes.items()}
-    save_file(tensors, directory / "model.safetensors")
-    return directory
-
-
 def test_convert_then_verify_and_once_more(dense: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     assert " files, " in run("convert", dense, target).output
@@ -67,37 +34,13 @@ def test_convert_then_verify_and_once_more(dense: Path, tmp_path: Path) -> None:
     assert "converted already, nothing to do" in run("convert", dense, target).output
 
 
-def test_a_target_that_holds_something_else_is_left_alone(
-    dense: Path, mixture: Path, tmp_path: Path
-) -> None:
+def test_a_target_that_holds_something_else_is_left_alone(dense: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     run("convert", dense, target)
     before = (target / "checkpoint.idx").read_bytes()
     with pytest.raises(Conflict, match="target"):
-        run("convert", mixture, target)
+        run("convert", tiny_llama(tmp_path / "other", seed=2), target)
     assert (target / "checkpoint.idx").read_bytes() == before
-
-
-def test_inspect_counts_what_one_token_touches(mixture: Path, tmp_path: Path) -> None:
-    rules = tmp_path / "tiers.yaml"
-    rules.write_text(
-        """
-tiers:
-  - {name: hot, placement: hot, experts: "0", top_k_experts: 1}
-  - {name: cold, placement: cold, experts: rest, top_k_experts: 1}
-"""
-    )
-    run("convert", mixture, tmp_path / "tiered", "--tiers", rules)
-    dense_parameters = VOCAB * HIDDEN + LAYERS * EXPERTS * HIDDEN
-    for path, tiers in ((mixture, 1), (tmp_path / "tiered", 2)):
-        told = json.loads(run("inspect", path, "--json").output)
-        assert told["architecture"] == "MixtralForCausalLM"
-        assert told["dense_parameters"] == dense_parameters
-        assert told["expert_parameters"] == LAYERS * EXPERTS * EXPERT_PARAMETERS
-        assert told["active_parameters"] == dense_parameters + LAYERS * 2 * EXPERT_PARAMETERS
-        assert len(told["tiers"]) == tiers
-    output = run("inspect", tmp_path / "tiered").output
-    assert "name cold, placement cold, experts 6" in output
 
 
 def test_a_flipped_bit_is_named(dense: Path, tmp_path: Path) -> None:
@@ -112,13 +55,92 @@ def test_a_flipped_bit_is_named(dense: Path, tmp_path: Path) -> None:
     assert f"{first.name}: chunk 0 at offset 0 does not match its checksum" in runner.output
 
 
-def test_a_signature_by_the_wrong_key_is_refused(dense: Path, tmp_path: Path) -> None:
-    ours, theirs = generate_key(), generate_key()
-    ours.save(tmp_path / "ours.pem")
-    for key, name in ((ours, "ours.pub"), (theirs, "theirs.pub")):
-        (tmp_path / name).write_bytes(key.public.pem)
+def test_verify_in_json_names_each_bad_chunk(dense: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    run("convert", dense, target, "--sign", tmp_path / "ours.pem")
-    assert "as it should be" in run("verify", target, "--public-key", tmp_path / "ours.pub").output
-    with pytest.raises((Corrupt, Forbidden)):
-        run("verify", target, "--public-key", tmp_path / "theirs.pub")
+    run("convert", dense, target)
+    assert json.loads(run("verify", target, "--json").output)["findings"] == []
+    path = max(target.glob("*.bin"), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    result = CliRunner().invoke(app, ["verify", str(target), "--json"])
+    assert isinstance(result.exception, Corrupt)
+    chunk, whole = json.loads(result.stdout)["findings"]
+    assert (chunk["file"], chunk["chunk"], chunk["reason"]) == (path.name, 0, "Corrupt")
+    assert (chunk["offset"], chunk["length"]) == (0, len(data))
+    assert (whole["file"], whole["chunk"]) == (path.name, -1)
+
+
+def test_a_conversion_says_whether_it_wrote_resumed_signed_or_did_nothing(
+    dense: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    run("keygen", tmp_path / "key")
+    steps = convert(dense, target)
+    while next(steps).file != "dense-00001-000.bin":
+        pass
+    steps.close()
+    told = run("convert", dense, target).output
+    assert ", resumed: " in told
+    assert " were there already" in told
+    told = run("convert", dense, target, "--sign", tmp_path / "key").output
+    assert "converted already, signed with key " in told
+    told = run("convert", dense, target, "--sign", tmp_path / "key").output
+    assert "converted already, nothing to do" in told
+    told = run("convert", dense, tmp_path / "other", "--sign", tmp_path / "key").output
+    assert " files, " in told
+    assert "resumed" not in told
+    assert "signed with key " in told
+
+
+def test_model_version_and_the_size_of_files_can_be_chosen(dense: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    options = ["--model", "mine", "--version", "mine-v1.2.3", "--max-file", "96KiB"]
+    run("convert", dense, target, *options)
+    with open_checkpoint(target) as reader:
+        assert (reader.manifest.model, reader.manifest.version) == ("mine", "mine-v1.2.3")
+        assert max(file.num_bytes for file in reader.manifest.files) <= 96 << 10
+    with pytest.raises(InvalidSettings, match="not a size"):
+        run("convert", dense, target, "--max-file", "many")
+
+
+def test_keys_are_made_once_and_the_private_one_is_the_owners_alone(tmp_path: Path) -> None:
+    private, public = tmp_path / "key", tmp_path / "key.pub"
+    told = run("keygen", private).output
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert PrivateKey.load(private).public == PublicKey.load(public)
+    assert PublicKey.load(public).fingerprint in told
+    assert "PRIVATE" not in told
+    before = private.read_bytes()
+    with pytest.raises(Conflict, match="key exists"):
+        run("keygen", private)
+    private.unlink()
+    with pytest.raises(Conflict, match=r"key\.pub exists"):
+        run("keygen", private)
+    assert not private.exists()
+    private.write_bytes(before)
+    public.unlink()
+    with pytest.raises(Conflict, match="key exists"):
+        run("keygen", private)
+    assert not public.exists()
+    with pytest.raises(InvalidSettings, match="can't be written"):
+        run("keygen", tmp_path / "nowhere" / "key")
+
+
+def test_a_signature_is_checked_with_the_public_half_of_its_key(
+    dense: Path, tmp_path: Path
+) -> None:
+    ours, theirs, target = tmp_path / "ours", tmp_path / "theirs", tmp_path / "target"
+    for key in (ours, theirs):
+        run("keygen", key)
+    run("convert", dense, target, "--sign", ours)
+    told = run("verify", target, "--key", f"{theirs}.pub", "--key", f"{ours}.pub").output
+    assert "every byte as it should be, signed by a trusted key" in told
+    result = CliRunner().invoke(app, ["verify", str(target), "--key", f"{theirs}.pub"])
+    assert isinstance(result.exception, Corrupt)
+    assert "was made by no trusted key" in result.output
+    (target / "checkpoint.idx.sig").unlink()
+    result = CliRunner().invoke(app, ["verify", str(target), "--key", f"{ours}.pub"])
+    assert isinstance(result.exception, Corrupt)
+    assert "not signed" in result.output
+    run("verify", target, "--key", f"{ours}.pub", "--allow-unsigned")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lite_llm.cli import options
+from lite_llm.cli import checkpoint_commands, options
 
 app = typer.Typer(
     help="Serve many language models from one machine or one cluster.",
@@ -178,46 +178,13 @@ def operator(
     run(serve(running, settings, store))
 
 
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
-    target: Annotated[Path, typer.Argument(help="Directory to make.")],
-    tiers: Annotated[
-        Path | None, typer.Option(help="YAML or JSON file that assigns experts to tiers.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, float16 or bfloat16; left out: as it is.")
-    ] = "",
-    sign: Annotated[Path | None, typer.Option(help="Ed25519 private key to sign with.")] = None,
-) -> None:
-    """Write a checkpoint in our own format. Run again after an interruption, it goes on."""
-    from lite_llm.cli.checkpoints import convert_command
-
-    convert_command(source, target, tiers=tiers, dtype=dtype, sign=sign)
-
-
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
-) -> None:
-    """Show what a checkpoint holds, without reading its weights."""
-    from lite_llm.cli.checkpoints import inspect_command
-
-    inspect_command(path, as_json=as_json)
-
-
-@app.command()
-def verify(
-    path: Annotated[Path, typer.Argument(help="Directory of a checkpoint.")],
-    public_key: Annotated[
-        Path | None, typer.Option(help="Ed25519 public key that must have signed it.")
-    ] = None,
-) -> None:
-    """Read every byte of a checkpoint and name each that is wrong."""
-    from lite_llm.cli.checkpoints import verify_command
-
-    verify_command(path, public_key=public_key)
+for command in (
+    checkpoint_commands.keygen,
+    checkpoint_commands.convert,
+    checkpoint_commands.inspect,
+    checkpoint_commands.verify,
+):
+    app.command()(command)
 
 
 @app.command()

@@ -1,14 +1,14 @@
-"""What a person does with checkpoints: convert one, look into it, verify it."""
+"""What a person does with checkpoints: make keys, convert, verify."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -23,17 +23,16 @@ from rich.progress import (
 
 from lite_llm.checkpoint import (
     ConvertOptions,
+    ConvertOutcome,
+    ConvertProgress,
     Finding,
-    VerifyProgress,
     convert,
-    load_rules,
     open_checkpoint,
     verify,
 )
 from lite_llm.contracts import format_size
-from lite_llm.contracts.errors import Corrupt, ModelNotFound
-from lite_llm.contracts.manifest import Manifest
-from lite_llm.trust import ACCEPT_UNSIGNED, PrivateKey, PublicKey, SignaturePolicy
+from lite_llm.contracts.errors import Conflict, Corrupt, ModelNotFound
+from lite_llm.trust import PublicKey, SignaturePolicy, generate_key
 
 
 @contextmanager
@@ -62,106 +61,88 @@ def check_directory(path: Path) -> None:
         )
 
 
-def convert_command(
-    source: Path, target: Path, *, tiers: Path | None, dtype: str, sign: Path | None
-) -> None:
+def keygen_command(path: Path) -> None:
+    """Write a new key and, with ``.pub`` behind its name, what others need to check it."""
+    public = path.with_name(f"{path.name}.pub")
+    for existing in filter(Path.exists, (path, public)):
+        raise Conflict(
+            f"{existing} exists", where=str(existing), remedy="choose another name for the key"
+        )
+    key = generate_key()
+    key.save(path)
+    key.public.save(public)
+    typer.echo(f"private key  {path}  (keep it secret, give it to convert --sign)")
+    typer.echo(f"public key   {public}  (give it to whoever verifies)")
+    typer.echo(f"fingerprint  {key.public.fingerprint}")
+
+
+def convert_command(source: Path, target: Path, options: ConvertOptions) -> None:
     """Convert and say what came of it."""
     check_directory(source)
-    options = ConvertOptions(
-        dtype=dtype,
-        tiers=load_rules(tiers) if tiers else None,
-        key=PrivateKey.load(sign) if sign else None,
-    )
-    started, wrote = monotonic(), False
+    started, last = monotonic(), ConvertProgress("", 0, 0)
     with byte_bar(f"converting {source.name}") as bar:
-        for step in convert(source, target, options):
-            wrote = wrote or bool(step.file)
-            (task,) = bar.task_ids
-            bar.update(task, completed=step.done_bytes, total=step.total_bytes)
-    if not wrote:
+        (task,) = bar.task_ids
+        for last in convert(source, target, options):
+            comparing = last.file and last.found_bytes == last.done_bytes
+            what = "comparing" if comparing else "converting"
+            bar.update(
+                task,
+                description=f"{what} {source.name}",
+                completed=last.done_bytes,
+                total=last.total_bytes,
+            )
+    if last.outcome is ConvertOutcome.UNCHANGED:
         typer.echo(f"{target}: converted already, nothing to do")
+        return
+    if last.outcome is ConvertOutcome.SIGNED:
+        typer.echo(f"{target}: converted already{_signed(options)}")
         return
     with open_checkpoint(target) as reader:
         manifest = reader.manifest
     size = format_size(manifest.num_bytes)
-    typer.echo(f"{target}: {len(manifest.files)} files, {size} in {monotonic() - started:.1f} s")
+    seconds = f"{monotonic() - started:.1f} s"
+    resumed = ""
+    if last.outcome is ConvertOutcome.RESUMED:
+        resumed = f", resumed: {format_size(last.found_bytes)} were there already"
+    typer.echo(
+        f"{target}: {len(manifest.files)} files, {size} in {seconds}{resumed}{_signed(options)}"
+    )
 
 
-def verify_command(path: Path, *, public_key: Path | None) -> None:
+def verify_command(path: Path, *, policy: SignaturePolicy, as_json: bool) -> None:
     """Name everything that is wrong; :class:`Corrupt` if anything is."""
     check_directory(path)
-    policy = ACCEPT_UNSIGNED
-    if public_key:
-        policy = SignaturePolicy(trusted=(PublicKey.load(public_key),), required=True)
-    findings, num_bytes = 0, 0
+    findings: list[Finding] = []
+    num_bytes = 0
     with byte_bar(f"verifying {path.name}") as bar:
+        (task,) = bar.task_ids
         for seen in verify(path, policy=policy):
-            match seen:
-                case Finding():
-                    findings += 1
-                    bar.console.print(f"{seen.file}: {seen.message}", soft_wrap=True, markup=False)
-                case VerifyProgress():
-                    num_bytes = seen.total_bytes
-                    (task,) = bar.task_ids
-                    bar.update(task, completed=seen.done_bytes, total=seen.total_bytes)
+            if isinstance(seen, Finding):
+                findings.append(seen)
+                if not as_json:
+                    line = f"{seen.file}: {seen.message}"
+                    bar.console.print(line, soft_wrap=True, markup=False)
+            else:
+                num_bytes = seen.total_bytes
+                bar.update(task, completed=seen.done_bytes, total=seen.total_bytes)
+    if as_json:
+        told = {"path": str(path), "bytes": num_bytes, "findings": [asdict(f) for f in findings]}
+        typer.echo(json.dumps(told, sort_keys=True))
     if findings:
         raise Corrupt(
-            f"{path} has {findings} fault{'s' if findings > 1 else ''}",
+            f"{path} has {len(findings)} fault{'s' if len(findings) > 1 else ''}",
             where=str(path),
             remedy="fetch or convert it again",
         )
-    typer.echo(f"{path}: {format_size(num_bytes)}, every byte as it should be")
+    if not as_json:
+        signed = ", signed by a trusted key" if policy.required else ""
+        typer.echo(f"{path}: {format_size(num_bytes)}, every byte as it should be{signed}")
 
 
-def inspect_command(path: Path, *, as_json: bool) -> None:
-    """Print what a checkpoint holds; no weights are read."""
-    check_directory(path)
-    with open_checkpoint(path, pickles=True) as reader:
-        summary = summary_of(reader.manifest)
-    if as_json:
-        typer.echo(json.dumps(summary, sort_keys=True))
-        return
-    for name, value in summary.items():
-        if name == "tiers":
-            for tier in summary["tiers"]:
-                typer.echo("tier  " + ", ".join(f"{key} {told}" for key, told in tier.items()))
-        elif name.endswith("bytes"):
-            typer.echo(f"{name.replace('_', ' '):24} {format_size(value)}")
-        else:
-            typer.echo(f"{name.replace('_', ' '):24} {value}")
+def signature_policy(keys: Sequence[PublicKey], *, allow_unsigned: bool) -> SignaturePolicy:
+    """With keys a signature must be one of theirs, and there must be one unless that is waived."""
+    return SignaturePolicy(trusted=tuple(keys), required=bool(keys) and not allow_unsigned)
 
 
-def summary_of(manifest: Manifest) -> dict[str, Any]:
-    """What ``inspect`` tells; its JSON is this mapping.
-
-    ``active_parameters`` bounds what one token touches (SPEC-001): all dense parameters, and per
-    layer with experts the most that may run, each as large as the largest.
-    """
-    dense = sum(record.num_elements for record in manifest.tensors)
-    layers = len({expert.key.layer for expert in manifest.experts})
-    largest = max((expert.num_parameters for expert in manifest.experts), default=0)
-    running = sum(tier.active_experts for tier in manifest.tiers)
-    tiers = []
-    for tier in manifest.tiers:
-        held = [expert for expert in manifest.experts if expert.key.tier == tier.id]
-        tiers.append(
-            {
-                "name": tier.name,
-                "placement": tier.placement.name.lower(),
-                "experts": len(held),
-                "parameters": sum(expert.num_parameters for expert in held),
-                "budget": tier.parameter_budget,
-                "bytes": sum(expert.num_bytes for expert in held),
-            }
-        )
-    return {
-        "model": manifest.model,
-        "version": manifest.version,
-        "architecture": ", ".join(manifest.architecture.get("architectures") or ["unknown"]),
-        "files": len(manifest.files),
-        "total_bytes": manifest.num_bytes,
-        "dense_parameters": dense,
-        "expert_parameters": sum(expert.num_parameters for expert in manifest.experts),
-        "active_parameters": dense + layers * running * largest,
-        "tiers": tiers,
-    }
+def _signed(options: ConvertOptions) -> str:
+    return f", signed with key {options.key.public.fingerprint}" if options.key else ""

@@ -66,7 +66,7 @@ class CheckpointWriter:
     def conflict(self) -> Conflict:
         """What is raised for a directory that holds another checkpoint."""
         return Conflict(
-            f"{self.directory} holds a checkpoint of another input",
+            f"{self.directory} holds a checkpoint of another input, or made with other options",
             where=str(self.directory),
             remedy="choose an empty directory, or remove the checkpoint first",
         )

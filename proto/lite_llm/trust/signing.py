@@ -54,6 +54,10 @@ class PublicKey:
         key = Ed25519PublicKey.from_public_bytes(self.raw)
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
+    def save(self, path: Path) -> None:
+        """Write PEM that everybody may read; :class:`Conflict` if ``path`` exists."""
+        _write_new(path, self.pem, mode=0o644)
+
     @property
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the key's SHA-256: for logs and messages."""
@@ -107,14 +111,7 @@ class PrivateKey:
     def save(self, path: Path) -> None:
         """Write PEM that only the owner may read; :class:`Conflict` if ``path`` exists."""
         pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError as error:
-            raise Conflict(
-                f"{path} exists", where=str(path), remedy="choose another name for the key"
-            ) from error
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
+        _write_new(path, pem, mode=0o600)
 
 
 def generate_key() -> PrivateKey:
@@ -172,6 +169,25 @@ def _read(path: Path) -> bytes:
             where=str(path),
             remedy="give the path of a readable file",
         ) from error
+
+
+def _write_new(path: Path, pem: bytes, *, mode: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except FileExistsError as error:
+        raise Conflict(
+            f"{path} exists", where=str(path), remedy="choose another name for the key"
+        ) from error
+    except OSError as error:
+        raise InvalidSettings(
+            f"key file {path} can't be written: {error.strerror}",
+            where=str(path),
+            remedy="choose a directory that exists and may be written",
+        ) from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(descriptor)
 
 
 def _no_key(path: Path, half: str) -> InvalidSettings:
