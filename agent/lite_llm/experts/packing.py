@@ -1,0 +1,64 @@
+"""Rows of a step sorted by expert, and their way back (SPEC-044).
+
+Legend: T tokens, K experts a token, S packed rows: one for each token and each of its experts,
+by (expert, token); D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lite_llm.experts.routing import Routed
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where each packed row came from. Experts without a token do not appear."""
+
+    experts: tuple[int, ...]
+    """Ascending: launches are as many as these."""
+    counts: tuple[int, ...]
+    """Packed rows of each of ``experts``, one segment behind the other."""
+    tokens_S: Tensor
+    """int64; ascending within a segment."""
+    places_TK: Tensor
+    """int64: the packed row of each token's k-th expert, -1 where it has none."""
+
+    def pack(self, x_TD: Tensor) -> Tensor:
+        """Each expert's tokens in one segment: ``[S, D]``."""
+        return x_TD[self.tokens_S]
+
+    def combine(self, out_SD: Tensor, weights_TK: Tensor, dtype: torch.dtype) -> Tensor:
+        """Weighted sum of each token's experts: ``[T, D]`` in ``dtype``.
+
+        Products and sums are float32, in ascending order of experts, each rounded by itself; one
+        cast ends them. (transformers casts every product and every sum to the model's dtype.)
+        """
+        if len(self.tokens_S) < self.places_TK.numel():
+            out_SD = functional.pad(out_SD, (0, 0, 0, 1))  # a last row of zeros, for places of -1
+        sum_TD = out_SD.new_zeros(len(self.places_TK), out_SD.shape[-1], dtype=torch.float32)
+        for places_T, weights_T in zip(self.places_TK.T, weights_TK.T, strict=True):
+            sum_TD = sum_TD + out_SD[places_T].float() * weights_T[:, None]
+        return sum_TD.to(dtype)
+
+
+def packing_of(routed: Routed) -> Packing:
+    """The packing of a step's routing."""
+    top_k = routed.experts_TK.shape[1]
+    experts_F = routed.experts_TK.flatten()
+    order_S = experts_F.argsort(stable=True)  # tokens ascend in it, and so within each expert
+    num_absent = int((experts_F < 0).sum())
+    order_S = order_S[num_absent:]
+    experts, counts = torch.unique_consecutive(experts_F[order_S], return_counts=True)
+    places_F = torch.full_like(experts_F, -1)
+    places_F[order_S] = torch.arange(len(order_S), device=experts_F.device)
+    return Packing(
+        experts=tuple(experts.tolist()),
+        counts=tuple(counts.tolist()),
+        tokens_S=order_S // top_k,
+        places_TK=places_F.view(-1, top_k),
+    )

@@ -1,0 +1,81 @@
+"""Which candidates score highest, in a total order: score, then seeded rank.
+
+Legend: T rows, E candidates, K chosen of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lite_llm.contracts.errors import Internal, InvalidRequest
+from lite_llm.experts.ties import RANK_BITS
+
+_NAMED_ROWS = 8  # as many as a message is readable with
+
+
+class ScoresNotFinite(Internal):
+    """A router's scores hold NaN or infinity; ``rows`` of the step are concerned, no others."""
+
+    rows: tuple[int, ...] = ()
+
+
+class TooFewExperts(InvalidRequest):
+    """A TierSet leaves fewer experts than a token needs; ``rows`` of the step are concerned."""
+
+    rows: tuple[int, ...] = ()
+
+
+def ordered_keys(scores_TE: Tensor, ranks_E: Tensor) -> Tensor:
+    """Unique int64 keys that ascend with float32 scores and, among equals, descend with ranks.
+
+    Zeros of either sign are equal. Being unique, they have one greatest set of K in one order,
+    whatever algorithm or device looks for it.
+    """
+    bits_TE = (scores_TE + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
+    bits_TE = torch.where(bits_TE >= 0, bits_TE, bits_TE ^ 0x7FFFFFFF)
+    return (bits_TE.long() << RANK_BITS) | ((1 << RANK_BITS) - 1 - ranks_E)
+
+
+def top(scores_TE: Tensor, ranks_E: Tensor, k: int) -> Tensor:
+    """The k best of the last dimension, best first: ``[T, K]``, int64. Scores must not be NaN."""
+    return ordered_keys(scores_TE, ranks_E).topk(k, dim=-1).indices
+
+
+def check_finite(scores_TE: Tensor, layer: int) -> None:
+    """Raise :class:`ScoresNotFinite` with the rows whose scores no order can be made of."""
+    finite_TE = scores_TE.isfinite()
+    if not finite_TE.all():
+        rows = _rows(~finite_TE)
+        error = ScoresNotFinite(
+            f"the router of layer {layer} scored {_named(rows)} with NaN or infinity",
+            where=f"layer {layer}",
+            remedy="check the weights, or use a wider dtype",
+        )
+        error.rows = rows
+        raise error
+
+
+def check_enough(chosen_TK: Tensor, layer: int) -> None:
+    """Raise :class:`TooFewExperts` if a score of -inf had to be chosen."""
+    missing_TK = chosen_TK.isneginf()
+    if missing_TK.any():
+        rows, k = _rows(missing_TK), chosen_TK.shape[-1]
+        left = k - int(missing_TK.sum(-1).max())
+        error = TooFewExperts(
+            f"layer {layer} needs {k} experts for {_named(rows)}, but only {left} are allowed",
+            where="lite_llm.tier_set",
+            remedy="choose more tiers",
+        )
+        error.rows = rows
+        raise error
+
+
+def _rows(wrong_TE: Tensor) -> tuple[int, ...]:
+    rows: list[int] = wrong_TE.flatten(1).any(-1).nonzero().flatten().tolist()
+    return tuple(rows)
+
+
+def _named(rows: tuple[int, ...]) -> str:
+    more = ", …" if len(rows) > _NAMED_ROWS else ""
+    return f"row {', '.join(map(str, rows[:_NAMED_ROWS]))}{more}"
