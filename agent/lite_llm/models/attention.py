@@ -1,57 +1,119 @@
-"""Grouped-query attention of one sequence over its own cache.
+"""Grouped-query attention over pages.
 
-Legend: T new tokens, N all tokens so far, H query heads, G key heads, C dimensions of a head.
+Legend: T rows, D hidden, H query heads, G key heads, C dimensions of a head, Q = H * C, K = G * C.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from torch import Tensor
-from torch.nn import functional
 
-_FIRST_ROOM = 64  # tokens; doubled when full, so that appending costs the same per token on average
-
-
-class LayerCache:
-    """Keys and values of one layer for the tokens of one sequence."""
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._keys_MGC: Tensor | None = None  # M tokens of room, at least N
-        self._values_MGC: Tensor | None = None
-
-    def append(self, keys_TGC: Tensor, values_TGC: Tensor) -> tuple[Tensor, Tensor]:
-        """Remember the new tokens; returns views of all so far, ``[N, G, C]`` each."""
-        begin, end = self.length, self.length + len(keys_TGC)
-        self._keys_MGC = _with_room(self._keys_MGC, keys_TGC, begin, end)
-        self._values_MGC = _with_room(self._values_MGC, values_TGC, begin, end)
-        self._keys_MGC[begin:end] = keys_TGC
-        self._values_MGC[begin:end] = values_TGC
-        self.length = end
-        return self._keys_MGC[:end], self._values_MGC[:end]
+from lite_llm.kernels import LayerPages, attend, linear, rms_norm, rotate, store
+from lite_llm.kvcache import LayerKv
+from lite_llm.models.architecture import NormConfig, Weight
+from lite_llm.models.rope import RopeConfig, Rotation
 
 
-def attend(queries_THC: Tensor, keys_NGC: Tensor, values_NGC: Tensor) -> Tensor:
-    """Each new token sees itself and everything before it: ``[T, H, C]``."""
-    num_new, num_all = len(queries_THC), len(keys_NGC)
-    mask_TN = None
-    if num_new > 1:
-        mask_TN = torch.ones(num_new, num_all, dtype=torch.bool).tril(num_all - num_new)
-    out_HTC = functional.scaled_dot_product_attention(
-        queries_THC.transpose(0, 1),
-        keys_NGC.transpose(0, 1),
-        values_NGC.transpose(0, 1),
-        attn_mask=mask_TN,
-        enable_gqa=True,
-    )
-    return out_HTC.transpose(0, 1)
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Sizes and variants of one layer's attention."""
+
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    """Of scores, before any soft cap."""
+    rope: RopeConfig | None
+    window: int | None = None
+    """Tokens that a query sees, itself included; None: all."""
+    softcap: float | None = None
+    bias: bool = False
+    """On queries, keys and values."""
+    output_bias: bool = False
+    qk_norm: NormConfig | None = None
+    """Queries and keys are normalised before they are turned."""
+    qk_norm_wide: bool = False
+    """Over all heads together (OLMoE) and not each by itself (Qwen3)."""
+    sinks: bool = False
+    """Each head has a score that takes its share and gives nothing (GPT-OSS)."""
+    name: str = "self_attn"
+
+    @property
+    def kv(self) -> LayerKv:
+        """What a token leaves behind."""
+        return LayerKv(
+            kv_heads=self.kv_heads,
+            key_dim=self.head_dim,
+            value_dim=self.head_dim,
+            window=self.window,
+        )
+
+    def weights(self) -> dict[str, Weight]:
+        """By name within the layer."""
+        hidden, name = self.hidden_size, self.name
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        rows = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+        weights = {f"{name}.{part}.weight": Weight((rows[part], hidden)) for part in rows}
+        if self.bias:
+            weights |= {f"{name}.{part}.bias": Weight((rows[part],)) for part in rows}
+        weights[f"{name}.o_proj.weight"] = Weight((hidden, queries))
+        if self.output_bias:
+            weights[f"{name}.o_proj.bias"] = Weight((hidden,))
+        if self.qk_norm is not None:
+            wide = self.qk_norm_wide
+            weights[f"{name}.q_norm.weight"] = Weight((queries if wide else self.head_dim,))
+            weights[f"{name}.k_norm.weight"] = Weight((keys if wide else self.head_dim,))
+        if self.sinks:
+            weights[f"{name}.sinks"] = Weight((self.heads,))
+        return weights
+
+    def build(self, tensors: Mapping[str, Tensor]) -> GroupedQueryAttention:
+        """Over the tensors of :meth:`weights`."""
+        return GroupedQueryAttention(self, tensors)
 
 
-def _with_room(store_MGC: Tensor | None, new_TGC: Tensor, used: int, needed: int) -> Tensor:
-    if store_MGC is not None and needed <= len(store_MGC):
-        return store_MGC
-    room = max(needed, 2 * used, _FIRST_ROOM)
-    grown_MGC = new_TGC.new_empty(room, *new_TGC.shape[1:])
-    if store_MGC is not None:
-        grown_MGC[:used] = store_MGC[:used]
-    return grown_MGC
+class GroupedQueryAttention:
+    """One layer's attention with its weights."""
+
+    def __init__(self, config: AttentionConfig, tensors: Mapping[str, Tensor]) -> None:
+        def of(part: str) -> Tensor | None:
+            return tensors.get(f"{config.name}.{part}")
+
+        def weight(part: str) -> tuple[Tensor, Tensor | None]:
+            return tensors[f"{config.name}.{part}.weight"], of(f"{part}.bias")
+
+        self._config = config
+        self._query, self._key, self._value = weight("q_proj"), weight("k_proj"), weight("v_proj")
+        self._output = weight("o_proj")
+        self._query_norm, self._key_norm = of("q_norm.weight"), of("k_norm.weight")
+        self._sinks_H = of("sinks")
+
+    def __call__(self, x_TD: Tensor, rotation: Rotation | None, pages: LayerPages) -> Tensor:
+        """``[T, D]``; the rows' keys and values are in ``pages`` afterwards."""
+        config = self._config
+        queries_THC = self._turned(linear(x_TD, *self._query), self._query_norm, rotation)
+        keys_TGC = self._turned(linear(x_TD, *self._key), self._key_norm, rotation)
+        store(pages, keys_TGC, self._heads(linear(x_TD, *self._value)))
+        out_THC = attend(
+            queries_THC,
+            pages,
+            scale=config.scale,
+            window=config.window,
+            softcap=config.softcap,
+            sinks_H=self._sinks_H,
+        )
+        return linear(out_THC.flatten(1), *self._output)
+
+    def _turned(self, x_TQ: Tensor, norm: Tensor | None, rotation: Rotation | None) -> Tensor:
+        qk_norm, wide = self._config.qk_norm, self._config.qk_norm_wide
+        x = x_TQ if wide else self._heads(x_TQ)
+        if qk_norm is not None:
+            x = rms_norm(x, norm, qk_norm.epsilon, plus_one=qk_norm.plus_one)
+        x_THC = self._heads(x) if wide else x
+        return x_THC if rotation is None else rotate(x_THC, rotation.cos_TR, rotation.sin_TR)
+
+    def _heads(self, x_TQ: Tensor) -> Tensor:
+        return x_TQ.view(len(x_TQ), -1, self._config.head_dim)

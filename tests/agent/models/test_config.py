@@ -6,7 +6,7 @@ import pytest
 
 from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.models import LlamaConfig, parse_json
-from lite_llm.models.rope import RopeConfig
+from lite_llm.models.first.rope import RopeConfig
 from lite_llm.testing.checkpoints import Shape, llama_config
 
 FIELDS = llama_config(Shape())

@@ -13,8 +13,8 @@ from torch import Tensor
 from lite_llm.checkpoint import Reader
 from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.contracts.manifest import Manifest, TensorRecord
-from lite_llm.models.config import LlamaConfig
-from lite_llm.models.llama import Layer, Llama
+from lite_llm.models.first.config import LlamaConfig
+from lite_llm.models.first.llama import Layer, Llama
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

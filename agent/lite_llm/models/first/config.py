@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Self
 
 from lite_llm.contracts.errors import Corrupt, Unsupported
-from lite_llm.models.rope import RopeConfig
+from lite_llm.models.first.rope import RopeConfig
 
 ARCHITECTURES: Final = ("LlamaForCausalLM",)
 DTYPES: Final = ("float32", "bfloat16", "float16")

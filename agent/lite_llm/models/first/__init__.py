@@ -1,0 +1,1 @@
+"""The Llama of one sequence that the engine still runs, until it moves to the decoder."""
