@@ -12,8 +12,9 @@ from aiohttp.typedefs import Handler, Middleware
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import Dispatcher
-from lite_llm.gateway.completions import MODEL, Completions
+from lite_llm.gateway.embeddings import Embeddings
 from lite_llm.gateway.failures import in_openai_shape
+from lite_llm.gateway.generations import MODEL, Generations
 from lite_llm.gateway.model_list import Models
 from lite_llm.gateway.operations import Operations
 from lite_llm.placement import ClusterView, Observed
@@ -31,12 +32,15 @@ def make_app(
     app = web.Application(
         client_max_size=max_body_bytes, middlewares=[_measuring(metrics), in_openai_shape]
     )
-    completions = Completions(dispatcher, metrics)
+    generations = Generations(dispatcher, metrics)
     models = Models(views)
+    embeddings = Embeddings(models)
     operations = Operations(views, metrics)
     app.add_routes(
         [
-            web.post("/v1/completions", completions.create),
+            web.post("/v1/chat/completions", generations.chat),
+            web.post("/v1/completions", generations.completions),
+            web.post("/v1/embeddings", embeddings.create),
             web.get("/v1/models", models.list),
             web.get("/v1/models/{name:.+}", models.get),
             web.get("/healthz", operations.healthz),

@@ -1,135 +1,98 @@
-"""``/v1/completions``: one prompt in, text out, whole or as server-sent events."""
+"""How ``/v1/completions`` words an answer."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import msgspec
-from aiohttp import web
+from msgspec import UNSET
 
-from lite_llm.contracts.errors import AgentLost
-from lite_llm.dispatch import Dispatcher
-from lite_llm.gateway.failures import error_body, told
-from lite_llm.gateway.measures import measured
-from lite_llm.gateway.model_list import model_named
-from lite_llm.gateway.schema import (
-    Choice,
-    Completion,
-    CompletionRequest,
-    FinishReason,
-    Usage,
-    decode,
-)
-from lite_llm.proto.v1 import generate_pb2
-from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateFinished
-from lite_llm.telemetry import Metrics
-
-MODEL = web.RequestKey("model", str)
-"""Which model a request turned out to be for; set by handlers, read by the measuring middleware."""
-
-_FINISH: dict[int, FinishReason] = {
-    generate_pb2.FINISH_REASON_STOP: "stop",
-    generate_pb2.FINISH_REASON_LENGTH: "length",
-}
-_DONE = b"data: [DONE]\n\n"
+from lite_llm.gateway.answers import Piece
+from lite_llm.gateway.logprobs import Rated, for_completion, for_prompt
+from lite_llm.gateway.schema import Completion, CompletionRequest, Usage
+from lite_llm.gateway.schema.completions import Choice
+from lite_llm.gateway.schema.logprobs import CompletionLogprobs, PromptLogprobs
 
 
-class Completions:
-    """The handler."""
+class CompletionForm:
+    """For one request."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
-        self._dispatcher = dispatcher
-        self._metrics = metrics
+    def __init__(self, wanted: CompletionRequest, request_id: str, created: int) -> None:
+        self._wanted = wanted
+        self._id = request_id
+        self._created = created
+        self._prompts = wanted.prompts()
+        self._rated: dict[int, Sequence[Rated]] = {}
+        self._offsets = [0] * (len(self._prompts) * wanted.choices)
 
-    async def create(self, request: web.Request) -> web.StreamResponse:
-        """``POST /v1/completions``. A client that goes away takes its request along."""
-        wanted = decode(await request.read(), CompletionRequest)
-        model = model_named(wanted.model)
-        answer = _Answer(f"cmpl-{uuid.uuid4().hex}", int(time.time()), wanted.model)
-        start = wanted.to_start(answer.id, model)
-        request[MODEL] = str(model)
-        async with aclosing(measured(self._dispatcher, start, self._metrics)) as events:
-            if wanted.stream:
-                return await _streamed(request, events, answer, usage=wanted.include_usage)
-            return await _whole(events, answer)
+    def opening(self, index: int, prompt: Sequence[Rated]) -> Piece | None:
+        """The echo of the prompt, and its token ids."""
+        number = index // self._wanted.choices
+        self._rated[number] = prompt
+        if not self._wanted.echo:
+            return Piece(index, opens=True) if self._wanted.return_token_ids else None
+        text, tokens = _echo(self._prompts[number], prompt)
+        return Piece(index, text, rated=tokens, opens=True)
 
+    def chunk(self, piece: Piece) -> bytes:
+        choice = self._choice(piece, self._logprobs(piece) if piece.rated else None)
+        return self._completion([choice], usage=None if self._wanted.include_usage else UNSET)
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What all chunks of one answer share."""
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return self._completion([], usage=usage)
 
-    id: str
-    created: int
-    model: str
+    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+        worded = [self._choice(piece, self._logprobs(piece)) for piece in choices]
+        return self._completion(worded, usage=usage)
 
-    def encoded(self, *choices: Choice, usage: Usage | None = None) -> bytes:
+    def _completion(
+        self, choices: Sequence[Choice], *, usage: Usage | msgspec.UnsetType | None
+    ) -> bytes:
         return msgspec.json.encode(
             Completion(
-                id=self.id, created=self.created, model=self.model, choices=choices, usage=usage
+                id=self._id,
+                created=self._created,
+                model=self._wanted.model,
+                choices=choices,
+                usage=usage,
             )
         )
 
+    def _choice(self, piece: Piece, logprobs: CompletionLogprobs | None) -> Choice:
+        returns_ids = self._wanted.return_token_ids
+        return Choice(
+            text=piece.text,
+            index=piece.index,
+            logprobs=logprobs,
+            finish_reason=piece.finish_reason,
+            prompt_logprobs=self._prompt_logprobs(piece) if piece.opens else UNSET,
+            token_ids=list(piece.token_ids) if returns_ids else UNSET,
+            prompt_token_ids=self._prompt_ids(piece) if returns_ids and piece.opens else UNSET,
+        )
 
-async def _whole(events: AsyncIterator[GenerateEvent], answer: _Answer) -> web.Response:
-    pieces: list[str] = []
-    finished = GenerateFinished()
-    async for event in events:
-        match event.WhichOneof("event"):
-            case "tokens":
-                pieces.append(event.tokens.text)
-            case "finished":
-                finished = event.finished
-    choice = Choice(text="".join(pieces), finish_reason=_reason_of(finished))
-    return web.Response(
-        body=answer.encoded(choice, usage=Usage.of(finished.usage)),
-        content_type="application/json",
-        headers={"X-Request-Id": answer.id},
-    )
+    def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:
+        num_top = self._wanted.logprobs
+        if num_top is None:
+            return None
+        offset = self._offsets[piece.index]
+        self._offsets[piece.index] += sum(len(token.text) for token in piece.rated)
+        return for_completion(piece.rated, num_top=num_top, offset=offset)
 
+    def _prompt_logprobs(self, piece: Piece) -> PromptLogprobs | msgspec.UnsetType:
+        num_top = self._wanted.prompt_logprobs
+        if num_top is None:
+            return UNSET
+        return for_prompt(self._rated[piece.index // self._wanted.choices], num_top=num_top)
 
-async def _streamed(
-    request: web.Request, events: AsyncIterator[GenerateEvent], answer: _Answer, *, usage: bool
-) -> web.StreamResponse:
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-cache",
-            "X-Request-Id": answer.id,
-        }
-    )
-    try:
-        async for event in events:
-            match event.WhichOneof("event"):
-                case "started":  # what fails before this still gets an HTTP status of its own
-                    await response.prepare(request)
-                case "tokens" if event.tokens.text:
-                    await response.write(_sse(answer.encoded(Choice(text=event.tokens.text))))
-                case "finished":
-                    last = Choice(text="", finish_reason=_reason_of(event.finished))
-                    await response.write(_sse(answer.encoded(last)))
-                    if usage:
-                        counted = Usage.of(event.finished.usage)
-                        await response.write(_sse(answer.encoded(usage=counted)))
-                    await response.write(_DONE)
-    except ConnectionError:
-        raise
-    except Exception as error:  # once a stream has begun, it is the only place to say so
-        if not response.prepared:
-            raise
-        await response.write(_sse(error_body(told(error))))
-    return response
+    def _prompt_ids(self, piece: Piece) -> list[int] | None:
+        prompt = self._prompts[piece.index // self._wanted.choices]
+        return None if isinstance(prompt, str) else prompt
 
 
-def _sse(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"
-
-
-def _reason_of(finished: GenerateFinished) -> FinishReason:
-    reason = _FINISH.get(finished.reason)
-    if reason is None:
-        raise AgentLost("the agent gave the request up", where="agent", remedy="try again")
-    return reason
+def _echo(prompt: str | list[int], tokens: Sequence[Rated]) -> tuple[str, list[Rated]]:
+    """The prompt's text, and its tokens where they were rated, the first of which was not."""
+    followed = "".join(token.text for token in tokens)
+    if isinstance(prompt, str):
+        first = Rated(None, prompt.removesuffix(followed) if followed else prompt, None)
+        return prompt, [first, *tokens]
+    return followed, [Rated(prompt[0], f"token_id:{prompt[0]}", None), *tokens]

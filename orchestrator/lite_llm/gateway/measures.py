@@ -32,7 +32,10 @@ async def measured(
                     between.observe(now - last)
                 last = now
             elif event.HasField("finished"):
-                _count(event.finished.usage, start.tenant, metrics)
+                usage = event.finished.usage
+                if event.finished.index:  # the first of n sequences has reported the prompt
+                    usage = Usage(completion_tokens=usage.completion_tokens)
+                _count(usage, start.tenant, metrics)
             yield event
 
 

@@ -37,11 +37,14 @@ class Models:
 
     async def get(self, request: web.Request) -> web.Response:
         """``GET /v1/models/{name}``."""
-        name = request.match_info["name"]
+        return _json(Model(id=name_of(self.find(request.match_info["name"]))))
+
+    def find(self, name: str) -> ModelRef:
+        """The declared model of this name; :class:`ModelNotFound` if there is none."""
         model = model_named(name)
         if model not in self._views.value.models:
             raise _not_found(name)
-        return _json(Model(id=name_of(model)))
+        return model
 
 
 def _json(value: msgspec.Struct) -> web.Response:

@@ -6,7 +6,8 @@ For tests of whoever talks to agents, where a real one would bring torch along.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,10 @@ from lite_llm.proto.v1.generate_pb2 import (
     GenerateStarted,
     LoadPhase,
     LoadProgress,
+    PromptLogprobs,
     TokenChunk,
+    TokenLogprobs,
+    TopLogprob,
     Usage,
 )
 from lite_llm.wire import dumps, ref_from_proto, serving
@@ -42,15 +46,55 @@ WORDS = ("one", " two", " three")
 async def saying(
     start: GenerateStart, words: Sequence[str] = WORDS
 ) -> AsyncIterator[GenerateEvent]:
-    """The events of an answer that consists of ``words``, one token each."""
-    yield GenerateEvent(
-        sequence=0, started=GenerateStarted(request_id=start.request_id, prompt_tokens=3)
-    )
-    for sequence, word in enumerate(words, start=1):
-        yield GenerateEvent(sequence=sequence, tokens=TokenChunk(token_ids=[sequence], text=word))
-    usage = Usage(prompt_tokens=3, cached_prompt_tokens=1, completion_tokens=len(words))
-    finished = GenerateFinished(reason=FINISH_REASON_STOP, usage=usage)
-    yield GenerateEvent(sequence=len(words) + 1, finished=finished)
+    """The events of an answer that consists of ``words``, one token each.
+
+    Of n sequences, each after the first marks its words with its number, and all take turns. Every
+    token is the second likeliest of its place.
+    """
+    for sequence, event in enumerate(_saying(start, words, start.sampling.n or 1)):
+        event.sequence = sequence
+        yield event
+
+
+def _saying(start: GenerateStart, words: Sequence[str], n: int) -> Iterator[GenerateEvent]:
+    wanted, prompt = start.sampling, prompt_tokens(start)
+    started = GenerateStarted(request_id=start.request_id, prompt_tokens=len(prompt))
+    yield GenerateEvent(started=started)
+    if wanted.HasField("prompt_logprobs"):
+        rated = [rated_token(token, text, wanted.prompt_logprobs) for token, text in prompt[1:]]
+        yield GenerateEvent(prompt=PromptLogprobs(logprobs=rated))
+    for token, word in enumerate(words, start=1):
+        for index in range(n):
+            text = f"{word}#{index}" if index else word
+            chunk = TokenChunk(index=index, token_ids=[token], text=text)
+            if wanted.HasField("logprobs"):
+                chunk.logprobs.append(rated_token(token, text, wanted.logprobs))
+            yield GenerateEvent(tokens=chunk)
+    usage = Usage(prompt_tokens=len(prompt), cached_prompt_tokens=1, completion_tokens=len(words))
+    for index in range(n):
+        finished = GenerateFinished(index=index, reason=FINISH_REASON_STOP, usage=usage)
+        yield GenerateEvent(finished=finished)
+
+
+def prompt_tokens(start: GenerateStart) -> list[tuple[int, str]]:
+    """Ids and texts of a prompt's tokens: as sent, or always three where text was sent."""
+    if start.WhichOneof("prompt") == "token_ids":
+        return [(token, f"<{token}>") for token in start.token_ids.ids]
+    text = start.text or "".join(message.content for message in start.chat.messages)
+    cuts = [len(text) * third // 3 for third in range(4)]
+    return [(100 + third, text[cuts[third] : cuts[third + 1]]) for third in range(3)]
+
+
+def rated_token(token: int, text: str, num_top: int) -> TokenLogprobs:
+    """A token of log probability -0.5; one of -0.25 is likelier, the others are impossible."""
+    itself = TopLogprob(token_id=token, logprob=-0.5, text=text)
+    likelier = TopLogprob(token_id=token + 1000, logprob=-0.25, text=f"{text}!")
+    others = [
+        TopLogprob(token_id=token + 1000 * rank, logprob=-math.inf, text=f"{text}?{rank}")
+        for rank in range(3, num_top + 1)
+    ]
+    top = [likelier, itself, *others] if num_top else [itself]
+    return TokenLogprobs(token_id=token, logprob=-0.5, top=top)
 
 
 @dataclass

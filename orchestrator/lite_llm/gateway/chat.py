@@ -1,0 +1,92 @@
+"""How ``/v1/chat/completions`` words an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET
+
+from lite_llm.gateway.answers import Piece
+from lite_llm.gateway.logprobs import Rated, for_chat, for_prompt
+from lite_llm.gateway.schema import ChatChunk, ChatCompletion, ChatRequest, Usage
+from lite_llm.gateway.schema.chat import ChatAnswer, ChatChoice, ChunkChoice, Delta
+from lite_llm.gateway.schema.logprobs import ChatLogprobs
+
+
+class ChatForm:
+    """For one request."""
+
+    def __init__(self, wanted: ChatRequest, request_id: str, created: int) -> None:
+        self._wanted = wanted
+        self._id = request_id
+        self._created = created
+        self._prompt: Sequence[Rated] = ()
+
+    def opening(self, index: int, prompt: Sequence[Rated]) -> Piece:
+        """The role, said once."""
+        self._prompt = prompt
+        return Piece(index, opens=True)
+
+    def chunk(self, piece: Piece) -> bytes:
+        choice = ChunkChoice(
+            index=piece.index,
+            delta=_delta(piece),
+            logprobs=self._logprobs(piece) if piece.rated else None,
+            finish_reason=piece.finish_reason,
+            token_ids=self._token_ids(piece),
+        )
+        return self._chunk(choice, usage=None if self._wanted.include_usage else UNSET)
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return self._chunk(usage=usage)
+
+    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+        wanted = self._wanted
+        return msgspec.json.encode(
+            ChatCompletion(
+                id=self._id,
+                created=self._created,
+                model=wanted.model,
+                choices=[
+                    ChatChoice(
+                        index=piece.index,
+                        message=ChatAnswer(content=piece.text),
+                        logprobs=self._logprobs(piece),
+                        finish_reason=piece.finish_reason,
+                        token_ids=self._token_ids(piece),
+                    )
+                    for piece in choices
+                ],
+                usage=usage,
+                prompt_logprobs=UNSET
+                if wanted.prompt_logprobs is None
+                else for_prompt(self._prompt, num_top=wanted.prompt_logprobs),
+                prompt_token_ids=None if wanted.return_token_ids else UNSET,
+            )
+        )
+
+    def _chunk(self, *choices: ChunkChoice, usage: Usage | msgspec.UnsetType | None) -> bytes:
+        return msgspec.json.encode(
+            ChatChunk(
+                id=self._id,
+                created=self._created,
+                model=self._wanted.model,
+                choices=choices,
+                usage=usage,
+            )
+        )
+
+    def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
+        if not self._wanted.logprobs:
+            return None
+        return for_chat(piece.rated, num_top=self._wanted.top_logprobs or 0)
+
+    def _token_ids(self, piece: Piece) -> list[int] | msgspec.UnsetType:
+        return list(piece.token_ids) if self._wanted.return_token_ids else UNSET
+
+
+def _delta(piece: Piece) -> Delta:
+    if piece.opens:
+        return Delta(role="assistant", content="")
+    return Delta() if piece.finish_reason else Delta(content=piece.text)

@@ -1,0 +1,28 @@
+"""``/v1/embeddings``: the models served here generate, and say so."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from aiohttp import web
+
+from lite_llm.contracts.errors import Unsupported
+from lite_llm.gateway.model_list import Models
+from lite_llm.gateway.schema import EmbeddingRequest, decode
+
+
+class Embeddings:
+    """The handler."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def create(self, request: web.Request) -> NoReturn:
+        """``POST /v1/embeddings``."""
+        wanted = decode(await request.read(), EmbeddingRequest)
+        model = self._models.find(wanted.model)
+        raise Unsupported(
+            f"{model} generates text and makes no embeddings",
+            where="model",
+            remedy="ask /v1/completions or /v1/chat/completions",
+        )

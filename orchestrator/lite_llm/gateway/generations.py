@@ -1,0 +1,123 @@
+"""The endpoints that generate: from a request's body to agents, and back as its form words it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import TypedDict
+
+from aiohttp import web
+
+from lite_llm.contracts import ModelRef
+from lite_llm.dispatch import Dispatcher
+from lite_llm.gateway.answers import Answer
+from lite_llm.gateway.chat import ChatForm
+from lite_llm.gateway.completions import CompletionForm
+from lite_llm.gateway.measures import measured
+from lite_llm.gateway.merging import merged
+from lite_llm.gateway.model_list import model_named
+from lite_llm.gateway.responses import streamed, whole
+from lite_llm.gateway.schema import ChatRequest, CompletionRequest, SampledRequest, decode
+from lite_llm.gateway.schema.completions import Prompt
+from lite_llm.proto.v1.generate_pb2 import GenerateStart, TokenIds
+from lite_llm.telemetry import Metrics
+from lite_llm.wire import ref_to_proto
+
+MODEL = web.RequestKey("model", str)
+"""Which model a request turned out to be for; set by handlers, read by the measuring middleware."""
+
+TENANT = ""  # everybody is one tenant; whoever asks, a body never says who pays
+
+
+class Generations:
+    """The handlers. A client that goes away takes its request along."""
+
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """``POST /v1/chat/completions``."""
+        wanted = decode(await request.read(), ChatRequest)
+        request_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        starts = chat_starts(wanted, request_id, model_named(wanted.model))
+        answer = Answer(
+            ChatForm(wanted, request_id, created),
+            prompts=1,
+            n=wanted.choices,
+            rates_prompt=wanted.prompt_logprobs is not None,
+            is_echo_only=False,
+        )
+        return await self._respond(request, wanted, starts, answer, request_id)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        """``POST /v1/completions``."""
+        wanted = decode(await request.read(), CompletionRequest)
+        request_id, created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
+        starts = completion_starts(wanted, request_id, model_named(wanted.model))
+        answer = Answer(
+            CompletionForm(wanted, request_id, created),
+            prompts=len(starts),
+            n=wanted.choices,
+            rates_prompt=wanted.needs_prompt_logprobs,
+            is_echo_only=wanted.is_echo_only,
+        )
+        return await self._respond(request, wanted, starts, answer, request_id)
+
+    async def _respond(
+        self,
+        request: web.Request,
+        wanted: SampledRequest,
+        starts: Sequence[GenerateStart],
+        answer: Answer,
+        request_id: str,
+    ) -> web.StreamResponse:
+        request[MODEL] = str(model_named(wanted.model))
+        streams = [measured(self._dispatcher, start, self._metrics) for start in starts]
+        async with merged(streams) as events:
+            if not wanted.stream:
+                return await whole(events, answer, request_id=request_id)
+            return await streamed(
+                request, events, answer, request_id=request_id, with_usage=wanted.include_usage
+            )
+
+
+class _Given(TypedDict, total=False):
+    text: str
+    token_ids: TokenIds
+
+
+def chat_starts(wanted: ChatRequest, request_id: str, model: ModelRef) -> tuple[GenerateStart, ...]:
+    """One generation; refuses, by the name of a field, what can't be done."""
+    wanted.check()
+    start = GenerateStart(
+        request_id=request_id,
+        model=ref_to_proto(model),
+        chat=wanted.to_chat(),
+        sampling=wanted.to_sampling(),
+        tenant=TENANT,
+    )
+    return (start,)
+
+
+def completion_starts(
+    wanted: CompletionRequest, request_id: str, model: ModelRef
+) -> tuple[GenerateStart, ...]:
+    """One generation a prompt, each as if it had been asked alone; refuses what can't be done."""
+    wanted.check()
+    prompts = wanted.prompts()
+    return tuple(
+        GenerateStart(
+            request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
+            model=ref_to_proto(model),
+            sampling=wanted.to_sampling(),
+            tenant=TENANT,
+            **_given(prompt),
+        )
+        for number, prompt in enumerate(prompts)
+    )
+
+
+def _given(prompt: Prompt) -> _Given:
+    return {"text": prompt} if isinstance(prompt, str) else {"token_ids": TokenIds(ids=prompt)}

@@ -1,0 +1,19 @@
+"""``/v1/models``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0  # the metadata store does not say, and OpenAI's clients want a number
+    owned_by: str = "lite-llm"
+
+
+class ModelList(Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: tuple[Model, ...]
