@@ -1,14 +1,15 @@
 """Where each weight is, and the only mover of its bytes: memory, disks and stores as one ladder."""
 
 from lite_llm.tiers.arena import Arena, Block, Lease
+from lite_llm.tiers.device_tier import DeviceTier, open_device_tier
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader, ReadTimes
 from lite_llm.tiers.disk_tier import DiskBudget, DiskTier
 from lite_llm.tiers.failures import ReadFailed, ShortRead, StillLeased, UseAfterRelease
-from lite_llm.tiers.host_tier import HostTier
 from lite_llm.tiers.layer import Layer
 from lite_llm.tiers.load import Load
 from lite_llm.tiers.loader import Loader
 from lite_llm.tiers.memory import DeviceMemory, HostMemory, Memory, device_memory
+from lite_llm.tiers.memory_tier import HostTier
 from lite_llm.tiers.opening import open_source
 from lite_llm.tiers.plan import EMBEDDINGS, LoadPlan, plan_load
 from lite_llm.tiers.progress import LoadProgress, Phase, PhaseProgress
@@ -21,6 +22,7 @@ __all__ = [
     "Arena",
     "Block",
     "DeviceMemory",
+    "DeviceTier",
     "DiskBudget",
     "DiskFile",
     "DiskReader",
@@ -47,6 +49,7 @@ __all__ = [
     "StoreSource",
     "UseAfterRelease",
     "device_memory",
+    "open_device_tier",
     "open_source",
     "plan_load",
 ]

@@ -122,7 +122,7 @@ class Block:
         """Bytes really taken: ``num_bytes`` rounded up to whole pages."""
         self.offset = offset
         self.leases: list[Lease] = []
-        self._arena = arena
+        self.arena = arena
 
     def read(self, offset: int = 0, num_bytes: int | None = None) -> Lease:
         """Lease a range for reading; :class:`StillLeased` while a writer is in it."""
@@ -135,7 +135,7 @@ class Block:
     def _lease(self, offset: int, num_bytes: int | None, *, writes: bool) -> Lease:
         end = self.num_bytes if num_bytes is None else offset + num_bytes
         assert 0 <= offset <= end <= self.room, (offset, end, self.room)
-        with self._arena._lock:
+        with self.arena._lock:
             self._must_live()
             for other in self.leases:
                 overlaps = other.start < end and offset < other.end
@@ -143,38 +143,38 @@ class Block:
                     raise StillLeased(
                         f"bytes {offset} to {end} of {self.owner} are leased "
                         f"for {'writing' if other.writes else 'reading'}",
-                        where=self._arena.name,
+                        where=self.arena.name,
                     )
-            view = self._arena._memory.view(self.offset + offset, end - offset)
+            view = self.arena._memory.view(self.offset + offset, end - offset)
             lease = Lease(self, view, offset, end, writes=writes)
             self.leases.append(lease)
             return lease
 
     def handed_to(self, owner: str) -> Block:
         """The same bytes under another owner; this handle is dead from now on."""
-        with self._arena._lock:
+        with self.arena._lock:
             self._must_be_idle("handed over")
-            successor = Block(self._arena, owner, self.offset, self.room, self.num_bytes)
-            self._arena._blocks.remove(self)
-            self._arena._blocks.add(successor)
+            successor = Block(self.arena, owner, self.offset, self.room, self.num_bytes)
+            self.arena._blocks.remove(self)
+            self.arena._blocks.add(successor)
             return successor
 
     def free(self) -> None:
         """Give the bytes back. Impossible while anybody holds a lease."""
-        with self._arena._lock:
+        with self.arena._lock:
             self._must_be_idle("freed")
-            self._arena._blocks.remove(self)
-            self._arena._extents.give(self.offset, self.room)
-            self._arena.check()
+            self.arena._blocks.remove(self)
+            self.arena._extents.give(self.offset, self.room)
+            self.arena.check()
 
     @property
     def is_alive(self) -> bool:
-        return self in self._arena._blocks
+        return self in self.arena._blocks
 
     def _must_live(self) -> None:
         if not self.is_alive:
             raise UseAfterRelease(
-                f"the block of {self.owner} was freed or handed over", where=self._arena.name
+                f"the block of {self.owner} was freed or handed over", where=self.arena.name
             )
 
     def _must_be_idle(self, what: str) -> None:
@@ -182,7 +182,7 @@ class Block:
         if self.leases:
             raise StillLeased(
                 f"the block of {self.owner} can't be {what}: {len(self.leases)} leases are out",
-                where=self._arena.name,
+                where=self.arena.name,
             )
 
 
@@ -212,7 +212,7 @@ class Lease:
         if self._view is None:
             raise UseAfterRelease(
                 f"a lease on the block of {self.block.owner} was returned before this use",
-                where=self.block._arena.name,
+                where=self.block.arena.name,
             )
         return self._view
 
@@ -222,14 +222,14 @@ class Lease:
         Raises :class:`StillLeased` while a slice or an array made from the view is alive: it would
         read somebody else's bytes later. The range stays leased then; call again without them.
         """
-        with self.block._arena._lock:
+        with self.block.arena._lock:
             if isinstance(self._view, memoryview):
                 self._view.release()
             self._view = None
             if self._anchor is not None and self._anchor() is not None:
                 raise StillLeased(
                     f"arrays over the block of {self.block.owner} are still alive",
-                    where=self.block._arena.name,
+                    where=self.block.arena.name,
                 )
             self._anchor = None
             if self in self.block.leases:

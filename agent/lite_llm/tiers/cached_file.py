@@ -32,6 +32,11 @@ class CachedFile:
         self._present = set(range(self._grid.count)) if self.is_complete else self._resumed()
 
     @property
+    def num_bytes(self) -> int:
+        """Of the whole file."""
+        return self._grid.record.num_bytes
+
+    @property
     def path(self) -> Path:
         """To read present chunks from."""
         return self.final if self.is_complete else self.partial

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Final, Self
+from typing import Self, TypeVar
 
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.extents import GRANULE, aligned_down, aligned_up
 from lite_llm.tiers.failures import ReadFailed, ShortRead
+from lite_llm.tiers.mapped_file import MappedFile
 from lite_llm.tiers.page_cache import is_cached
 from lite_llm.tiers.threads import on_thread
 
-REQUEST_BYTES: Final = 8 << 20
-"""Of one read: large enough that the disk's bandwidth counts and not its latency."""
-
+T = TypeVar("T")
 Preadv = Callable[[int, list[memoryview], int, int], int]
 
 
@@ -95,7 +94,7 @@ class DiskReader:
         """Read and verify whole chunks (see :meth:`read_chunks_now`)."""
         return await self.submit(self.read_chunks_now, file, chunks, wanted, target)
 
-    async def submit(self, work: Callable[..., ReadTimes], *args: object) -> ReadTimes:
+    async def submit(self, work: Callable[..., T], *args: object) -> T:
         """Run ``work`` on a reading thread."""
         return await on_thread(self._pool, work, *args)
 
@@ -108,16 +107,27 @@ class DiskReader:
         """
         start, end = chunks.start(wanted.start), chunks.start(wanted.stop)
         read = self.read_now(file, start, end - start, target).read
-        began, refetched, left = perf_counter(), 0, wanted
-        while (bad := self._first_bad(chunks, left, target, start)) is not None:
-            here = chunks.start(bad)
-            os.posix_fadvise(file.buffered, here, chunks.size, os.POSIX_FADV_DONTNEED)
-            with target[here - start :] as again:
-                self.read_now(file, here, chunks.start(bad + 1) - here, again)
-            if self._first_bad(chunks, range(bad, bad + 1), target, start) is not None:
-                raise chunks.corrupt(bad, str(file.path))
-            refetched, left = refetched + 1, range(bad + 1, wanted.stop)
-        return ReadTimes(read, perf_counter() - began, refetched)
+
+        def read_again(offset: int, num_bytes: int) -> None:
+            os.posix_fadvise(file.buffered, offset, num_bytes, os.POSIX_FADV_DONTNEED)
+            with target[offset - start :] as again:
+                self.read_now(file, offset, num_bytes, again)
+
+        return _verified(chunks, wanted, target, read, read_again, str(file.path))
+
+    async def confirm_chunks(
+        self, file: MappedFile, chunks: Chunks, wanted: range, target: memoryview
+    ) -> ReadTimes:
+        """Touch and verify whole chunks where they are mapped (see :meth:`read_chunks_now`)."""
+        return await self.submit(self._confirm_chunks_now, file, chunks, wanted, target)
+
+    def _confirm_chunks_now(
+        self, file: MappedFile, chunks: Chunks, wanted: range, target: memoryview
+    ) -> ReadTimes:
+        began, start = perf_counter(), chunks.start(wanted.start)
+        file.populate(start, chunks.start(wanted.stop) - start)
+        read = perf_counter() - began
+        return _verified(chunks, wanted, target, read, file.look_again, str(file.path))
 
     def read_now(
         self, file: DiskFile, offset: int, num_bytes: int, target: memoryview
@@ -140,11 +150,6 @@ class DiskReader:
                 )
             done += count
         return ReadTimes(perf_counter() - began, 0.0)
-
-    @staticmethod
-    def _first_bad(chunks: Chunks, wanted: range, target: memoryview, start: int) -> int | None:
-        with target[chunks.start(wanted.start) - start :] as view:
-            return chunks.first_bad(wanted, view)
 
     def _from_page_cache(
         self, file: DiskFile, offset: int, num_bytes: int, target: memoryview
@@ -192,6 +197,30 @@ class DiskReader:
     def close(self) -> None:
         """Wait for reads under way and end the threads."""
         self._pool.shutdown()
+
+
+def _verified(
+    chunks: Chunks,
+    wanted: range,
+    target: memoryview,
+    read: float,
+    read_again: Callable[[int, int], None],
+    found_in: str,
+) -> ReadTimes:
+    """Each chunk seen to be right, at the second look if need be; ``read`` are seconds so far."""
+    began, refetched, left = perf_counter(), 0, wanted
+    while (bad := _first_bad(chunks, left, target, wanted)) is not None:
+        here = chunks.start(bad)
+        read_again(here, chunks.start(bad + 1) - here)
+        if _first_bad(chunks, range(bad, bad + 1), target, wanted) is not None:
+            raise chunks.corrupt(bad, found_in)
+        refetched, left = refetched + 1, range(bad + 1, wanted.stop)
+    return ReadTimes(read, perf_counter() - began, refetched)
+
+
+def _first_bad(chunks: Chunks, left: range, target: memoryview, wanted: range) -> int | None:
+    with target[chunks.start(left.start) - chunks.start(wanted.start) :] as view:
+        return chunks.first_bad(left, view)
 
 
 def read_failed(path: Path, offset: int, error: OSError) -> ReadFailed:

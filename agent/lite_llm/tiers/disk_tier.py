@@ -24,6 +24,7 @@ from lite_llm.contracts.errors import Conflict, InvalidSettings, OutOfMemory
 from lite_llm.contracts.manifest import FileRecord
 from lite_llm.contracts.tiers import Medium
 from lite_llm.tiers.cached_file import CachedFile, fsync_directory
+from lite_llm.tiers.measures import Measures
 from lite_llm.tiers.residency import (
     Action,
     Copy,
@@ -62,6 +63,7 @@ class DiskTier:
         self._clock = clock
         self._residency = Residency({medium: disk.num_bytes for medium, disk in disks.items()})
         self._files: dict[str, CachedFile] = {}
+        self._measures = Measures()
         self._locks: list[int] = []
         self._changing = asyncio.Lock()
         # One thread: writing through must not take the disk away from those who read.
@@ -84,6 +86,11 @@ class DiskTier:
 
     async def __aexit__(self, *_: object) -> None:
         self._release()
+
+    def measured_by(self, measures: Measures) -> None:
+        """Tell what is kept, moved and evicted to ``measures`` from now on."""
+        self._measures = measures
+        self._tell()
 
     def used_bytes(self, medium: Medium) -> int:
         """Of the budget, partial files at their full size."""
@@ -113,6 +120,7 @@ class DiskTier:
                 return None
             self._files[key] = held
             self._pin(held)
+            self._tell()
             return held
 
     async def write(self, held: CachedFile, chunks: range, view: memoryview) -> None:
@@ -137,6 +145,18 @@ class DiskTier:
             elif held.is_complete:
                 os.utime(held.path)
                 await self._carry_out(self._on(Used(held.key)))
+            self._tell()
+
+    def _tell(self) -> None:
+        for medium, disk in self._disks.items():
+            held = [file for file in self._files.values() if file.medium is medium]
+            self._measures.fills(
+                medium,
+                capacity=disk.num_bytes,
+                used=self.used_bytes(medium),
+                reserved=sum(file.num_bytes for file in held if not file.is_complete),
+                pinned=sum(file.num_bytes for file in held),
+            )
 
     def _pin(self, held: CachedFile) -> None:
         held.users += 1
@@ -151,12 +171,15 @@ class DiskTier:
                 case Copy(key, source, target) if key != arriving:
                     try:
                         await self._on_disk(self._copy, key, source, target)
+                        reason = "promotion" if target < source else "demotion"
+                        self._measures.changed(source, target, reason)
                     except OSError as error:
                         log.warning("moving a file between disks failed", error=str(error))
                         self._on(Gone(key, target))
                 case Drop(key, medium):
                     self._final(medium, key).unlink(missing_ok=True)
                     self._partial(medium, key).unlink(missing_ok=True)
+                    self._measures.evicted(medium, "capacity")
                 case _:
                     pass
 

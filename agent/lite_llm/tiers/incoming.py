@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 
 from lite_llm.contracts.errors import Corrupt, LiteLLMError
@@ -17,6 +18,7 @@ from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader, ReadTimes
 from lite_llm.tiers.disk_tier import DiskTier
 from lite_llm.tiers.failures import ReadFailed
+from lite_llm.tiers.mapped_file import MappedFile
 from lite_llm.tiers.measures import Measures
 from lite_llm.tiers.progress import Meter, Phase
 from lite_llm.tiers.source import LocalSource, Source
@@ -31,7 +33,7 @@ class IncomingFile:
     measures: Measures
     local: LocalSource | None = None
     sources: Sequence[Source] = ()
-    """The origin, then its mirrors."""
+    """The origin, unless it is local, then its mirrors."""
     disks: DiskTier | None = None
     cached: CachedFile | None = None
     """Its place in ``disks``."""
@@ -41,38 +43,71 @@ class IncomingFile:
     def grid(self) -> Chunks:
         return Chunks(self.record)
 
-    def medium_of(self, chunks: range) -> Medium:
-        """Where these chunks would come from now."""
+    @property
+    def path(self) -> Path | None:
+        """Where the whole file lies on this machine, if it does."""
         if self.local is not None:
-            return Medium.NVME
-        if self.cached is not None and self.cached.has(chunks):
-            return self.cached.medium
-        return Medium.OBJECT_STORE
+            return self.local.path(self.record.name)
+        return self.cached.final if self.cached and self.cached.is_complete else None
+
+    @property
+    def medium(self) -> Medium:
+        """Where the file, or most of it, would come from now."""
+        is_on_disk = self.local is not None or (self.cached and self.cached.is_complete)
+        return self._disk if is_on_disk else Medium.OBJECT_STORE
+
+    def is_here(self, chunks: range) -> bool:
+        """Whether these chunks would come from a disk now, and not from a store."""
+        return self.local is not None or (self.cached is not None and self.cached.has(chunks))
 
     def together(self, chunks: range) -> range:
         """As many of ``chunks``, from the first on, as come from one place."""
-        place = self.medium_of(chunks[:1])
-        apart = (c for c in chunks if self.medium_of(range(c, c + 1)) is not place)
+        here = self.is_here(chunks[:1])
+        apart = (c for c in chunks if self.is_here(range(c, c + 1)) is not here)
         return range(chunks.start, next(apart, chunks.stop))
 
-    async def bring(self, chunks: range, target: memoryview, meter: Meter) -> None:
-        """Fill ``target`` with ``chunks``, verified."""
-        medium, began = self.medium_of(chunks), perf_counter()
+    async def bring(
+        self, chunks: range, target: memoryview, meter: Meter, mapped: MappedFile | None = None
+    ) -> None:
+        """Fill ``target`` with ``chunks``, verified; of a mapped file it has the bytes already."""
+        began, is_here = perf_counter(), self.is_here(chunks)
         num_bytes = self.grid.start(chunks.stop) - self.grid.start(chunks.start)
-        if medium is not Medium.OBJECT_STORE:
+        if is_here:
             try:
-                await self._read(chunks, target, num_bytes, meter)
+                await self._read(chunks, target, num_bytes, meter, mapped)
             except (Corrupt, ReadFailed) as error:
                 self.measures.failed_check(isinstance(error, Corrupt))
-                if self.cached is None:
+                if not self.sources:
                     raise
-                # A copy of ours went bad; the source still has the truth.
-                self.cached.forget(chunks)
-                medium = Medium.OBJECT_STORE
-        if medium is Medium.OBJECT_STORE:
+                # A copy of ours went bad; the source or its mirrors still have the truth.
+                await self._mend(chunks, target, num_bytes, meter, mapped)
+                is_here = False
+        else:
             await self._fetch(chunks, target, num_bytes, meter)
-        self.measures.found(medium)
-        self.measures.moved(medium, num_bytes, perf_counter() - began)
+        medium = self._disk if is_here else Medium.OBJECT_STORE
+        self.measures.found(medium if mapped is None else Medium.DRAM)
+        if mapped is None or not is_here:
+            self.measures.moved(medium, Medium.DRAM, num_bytes, perf_counter() - began)
+
+    async def _mend(
+        self,
+        chunks: range,
+        target: memoryview,
+        num_bytes: int,
+        meter: Meter,
+        mapped: MappedFile | None,
+    ) -> None:
+        try:
+            if mapped is None:
+                await self._fetch(chunks, target, num_bytes, meter)
+            else:
+                with memoryview(bytearray(num_bytes)) as mended:
+                    await self._fetch(chunks, mended, num_bytes, meter)
+                    mapped.mend(target, mended)
+        finally:
+            if self.cached is not None:
+                self.cached.forget(chunks)
+                self.measures.evicted(self.cached.medium, "corrupt")
 
     async def keep(self, chunks: range, view: memoryview) -> None:
         """Write chunks through to the disk tier, if they have a place there and are not there."""
@@ -85,14 +120,31 @@ class IncomingFile:
             self._opened.close()
             self._opened = None
 
-    async def _read(self, chunks: range, target: memoryview, num_bytes: int, meter: Meter) -> None:
-        if self._opened is None:
-            if self.local is not None:
-                self._opened = DiskFile(self.local.path(self.record.name))
-            else:
-                assert self.cached is not None
-                self._opened = DiskFile(self.cached.path)
-        times = await self.reader.read_chunks(self._opened, self.grid, chunks, target)
+    @property
+    def _disk(self) -> Medium:
+        if self.local is not None:
+            return self.local.medium
+        assert self.cached is not None
+        return self.cached.medium
+
+    async def _read(
+        self,
+        chunks: range,
+        target: memoryview,
+        num_bytes: int,
+        meter: Meter,
+        mapped: MappedFile | None,
+    ) -> None:
+        if mapped is not None:
+            times = await self.reader.confirm_chunks(mapped, self.grid, chunks, target)
+        else:
+            if self._opened is None:
+                if self.local is not None:
+                    self._opened = DiskFile(self.local.path(self.record.name))
+                else:
+                    assert self.cached is not None
+                    self._opened = DiskFile(self.cached.path)
+            times = await self.reader.read_chunks(self._opened, self.grid, chunks, target)
         meter.add(Phase.READ, num_bytes, times.read)
         self._verified(num_bytes, times, meter)
         self.measures.failed_check(times.refetched)
@@ -113,7 +165,9 @@ class IncomingFile:
         num_bytes = self.grid.start(chunks.stop) - start
         with target[:num_bytes] as part:
             await source.read(self.record.name, start, part)
-        self.measures.downloaded(num_bytes, from_mirror=source is not self.sources[0])
+        if not isinstance(source, LocalSource):
+            is_mirror = self.local is not None or source is not self.sources[0]
+            self.measures.downloaded(num_bytes, from_mirror=is_mirror)
         meter.add(Phase.FETCH, num_bytes, perf_counter() - began)
 
     async def _verify(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import Span, TensorRecord
 from lite_llm.tiers.arena import Lease
-from lite_llm.tiers.host_tier import HostRun
+from lite_llm.tiers.memory_tier import HeldRun
 from lite_llm.tiers.plan import LoadPlan, Stage
 
 
@@ -20,7 +20,7 @@ class Layer:
     ``numpy.frombuffer`` make arrays without a copy.
     """
 
-    def __init__(self, plan: LoadPlan, stage: Stage, runs: Sequence[HostRun]) -> None:
+    def __init__(self, plan: LoadPlan, stage: Stage, runs: Sequence[HeldRun]) -> None:
         self.index = stage.index
         self._leases: list[Lease] = []
         self._views: list[memoryview] = []

@@ -4,19 +4,46 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 
 from lite_llm.contracts.errors import Cancelled, InvalidRequest
 from lite_llm.contracts.tiers import Medium
+from lite_llm.tiers.device_tier import DeviceTier, copy_bytes
 from lite_llm.tiers.extents import aligned_up
-from lite_llm.tiers.host_tier import HostRun
 from lite_llm.tiers.incoming import IncomingFile
 from lite_llm.tiers.layer import Layer
 from lite_llm.tiers.measures import Measures
+from lite_llm.tiers.memory_tier import HeldRun, HostTier
 from lite_llm.tiers.plan import EMBEDDINGS, LoadPlan, Request
-from lite_llm.tiers.progress import LoadProgress, Meter
+from lite_llm.tiers.progress import LoadProgress, Meter, Phase
 from lite_llm.tiers.turns import Turns
+
+Filler = Callable[[HeldRun, range], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What loads have in common."""
+
+    host: HostTier
+    device: DeviceTier | None
+    disk_wire: Turns
+    store_wire: Turns
+    measures: Measures
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of a load's runs, in the plan's order."""
+
+    runs: Sequence[HeldRun]
+    """Where the layers lie: on the device, or in host memory without one."""
+    staged: Sequence[HeldRun | None]
+    """In host memory, from where they go to the device; None for what does not."""
+    let_go_of_staged: Callable[[], None]
 
 
 class Load:
@@ -25,20 +52,17 @@ class Load:
     def __init__(
         self,
         plan: LoadPlan,
-        runs: Sequence[HostRun],
+        places: Places,
         files: Mapping[str, IncomingFile],
-        disk_wire: Turns,
-        store_wire: Turns,
-        measures: Measures,
+        shared: Shared,
         *,
         prefetch: bool,
     ) -> None:
         self.plan = plan
-        self._runs = runs
+        self._places = places
+        self._runs = places.runs
         self._files = files
-        self._disk_wire = disk_wire
-        self._store_wire = store_wire
-        self._measures = measures
+        self._shared = shared
         self._prefetch = prefetch
         self._meter = Meter(plan.num_bytes)
         self._left = {stage.index: set(stage.needs) for stage in plan.stages}
@@ -110,23 +134,24 @@ class Load:
 
     async def _run(self) -> None:
         try:
-            waiting: dict[Turns, list[int]] = {self._disk_wire: [], self._store_wire: []}
+            waiting: dict[Turns, list[int]] = {}
+            fresh = {n for n, held in enumerate(self._runs) if not held.is_complete}
             for number, request in enumerate(self.plan.requests):
-                held = self._runs[request.run]
-                if not held.missing(request.chunks):
+                if not self._runs[request.run].missing(request.chunks):
                     self._arrived(number)
                 else:
-                    waiting[self._wire_of(request)].append(number)
+                    waiting.setdefault(self._wire_of(request), []).append(number)
             self._wake()
             async with asyncio.TaskGroup() as group:
                 for wire, numbers in waiting.items():
-                    if numbers:
-                        group.create_task(self._pump(wire, deque(numbers)))
+                    group.create_task(self._pump(wire, deque(numbers)))
+            self._count(fresh)
         except* asyncio.CancelledError:
             pass
         except* Exception as failures:
             self._failure = _first(failures)
         finally:
+            self._places.let_go_of_staged()
             self._failure = self._failure or (
                 Cancelled("the load was closed", where="load") if any(self._left.values()) else None
             )
@@ -136,8 +161,7 @@ class Load:
 
     def _wire_of(self, request: Request) -> Turns:
         file = self._files[self._runs[request.run].run.file.name]
-        medium = file.medium_of(request.chunks)
-        return self._store_wire if medium is Medium.OBJECT_STORE else self._disk_wire
+        return self._shared.disk_wire if file.is_here(request.chunks) else self._shared.store_wire
 
     async def _pump(self, wire: Turns, waiting: deque[int]) -> None:
         async with wire.joined(self), asyncio.TaskGroup() as group:
@@ -162,21 +186,25 @@ class Load:
 
     async def _one(self, number: int, group: asyncio.TaskGroup) -> None:
         request = self.plan.requests[number]
-        held = self._runs[request.run]
-        await self._bring(held, request.chunks)
+        held, staged = self._runs[request.run], self._places.staged[request.run]
+        fill = partial(self._fill_device, staged) if staged else self._fill
+        await self._bring(held, request.chunks, fill)
         self._arrived(number)
-        group.create_task(self._keep(held, request.chunks))
+        group.create_task(self._keep(staged or held, request.chunks))
 
-    async def _bring(self, held: HostRun, wanted: range) -> None:
+    async def _bring(self, held: HeldRun, wanted: range, fill: Filler) -> None:
         while missing := sorted(held.missing(wanted)):
             if others := {held.arriving[c] for c in missing if c in held.arriving}:
                 # Another load is at it. Should it be cancelled, the work is ours after all.
                 await asyncio.wait(others)
                 continue
-            stop = next((c for c in range(missing[0], wanted.stop) if c in held.present), None)
-            chunks = range(missing[0], wanted.stop if stop is None else stop)
-            chunks = self._files[held.run.file.name].together(chunks)
-            task = asyncio.create_task(self._fill(held, chunks))
+            first, other = missing[0], self._shared.host.other_with(held, missing[0])
+            if other is not None and first in other.arriving:
+                await asyncio.wait({other.arriving[first]})
+                continue
+            chunks = self._alike(held, range(first, wanted.stop), other)
+            how = partial(self._share, other) if other is not None else fill
+            task = asyncio.create_task(_filled(how, held, chunks))
             held.arriving.update(dict.fromkeys(chunks, task))
             try:
                 await task
@@ -184,21 +212,66 @@ class Load:
                 for chunk in chunks:
                     del held.arriving[chunk]
 
-    async def _fill(self, held: HostRun, chunks: range) -> None:
-        grid = held.grid
-        offset = grid.start(chunks.start)
-        num_bytes = grid.start(chunks.stop) - offset
-        # Direct reads take whole pages, and the block has room for the last one.
-        room = aligned_up(num_bytes) if grid.is_aligned else num_bytes
-        with held.block.write(offset - held.run.start, room) as lease:
-            await self._files[held.run.file.name].bring(chunks, lease.view, self._meter)
-        held.present.update(chunks)
+    def _alike(self, held: HeldRun, chunks: range, other: HeldRun | None) -> range:
+        """As many of ``chunks``, from the first on, as are missing and come the same way."""
+        other_with = self._shared.host.other_with
+        stop = next(
+            (c for c in chunks if c in held.present or other_with(held, c) is not other),
+            chunks.stop,
+        )
+        return self._files[held.run.file.name].together(range(chunks.start, stop))
 
-    async def _keep(self, held: HostRun, chunks: range) -> None:
-        grid = held.grid
-        offset = grid.start(chunks.start)
-        with held.block.read(offset - held.run.start, grid.start(chunks.stop) - offset) as lease:
+    async def _share(self, other: HeldRun, held: HeldRun, chunks: range) -> None:
+        """Copy what another run of the same file has."""
+        self._shared.host.keep(other)
+        try:
+            with (
+                other.block.read(*other.part(chunks)) as source,
+                held.block.write(*held.part(chunks)) as target,
+            ):
+                reader = self._files[held.run.file.name].reader
+                await reader.submit(copy_bytes, source.view, target.view)
+        finally:
+            self._shared.host.let_go(other)
+
+    async def _fill(self, held: HeldRun, chunks: range) -> None:
+        """From a disk or a store into host memory."""
+        offset, num_bytes = held.part(chunks)
+        # Direct reads take whole pages, and the block has room for the last one.
+        room = aligned_up(num_bytes) if held.grid.is_aligned else num_bytes
+        file = self._files[held.run.file.name]
+        with held.block.write(offset, room) as lease:
+            await file.bring(chunks, lease.view, self._meter, held.mapped)
+
+    async def _fill_device(self, staged: HeldRun, held: HeldRun, chunks: range) -> None:
+        """From host memory, where it comes first."""
+        device = self._shared.device
+        assert device is not None
+        await self._bring(staged, chunks, self._fill)
+        offset, num_bytes = held.part(chunks)
+        with (
+            staged.block.read(offset, num_bytes) as source,
+            held.block.write(offset, num_bytes) as target,
+        ):
+            seconds = await device.copy(source.view, target.view)
+        self._meter.add(Phase.TO_GPU, num_bytes, seconds)
+        self._shared.measures.moved(Medium.DRAM, Medium.GPU, num_bytes, seconds)
+
+    async def _keep(self, held: HeldRun, chunks: range) -> None:
+        with held.block.read(*held.part(chunks)) as lease:
             await self._files[held.run.file.name].keep(chunks, lease.view)
+
+    def _count(self, fresh: set[int]) -> None:
+        measures, reason = self._shared.measures, "prefetch" if self._prefetch else "demand"
+        for number, held in enumerate(self._runs):
+            staged = self._places.staged[number]
+            if number not in fresh:
+                measures.found(Medium.DRAM if self._shared.device is None else Medium.GPU)
+                continue
+            if held.mapped is None:
+                measures.changed(self._files[held.run.file.name].medium, Medium.DRAM, reason)
+            if staged is not None:
+                measures.changed(Medium.DRAM, Medium.GPU, reason)
 
     def _arrived(self, number: int) -> None:
         self._meter.arrived(self.plan.requests[number].num_bytes)
@@ -210,6 +283,11 @@ class Load:
         for index, left in self._left.items():
             if not left:
                 self._ready[index].set()
+
+
+async def _filled(fill: Filler, held: HeldRun, chunks: range) -> None:
+    await fill(held, chunks)
+    held.present.update(chunks)
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import FileRecord, Manifest
-from lite_llm.contracts.tiers import Medium
 from lite_llm.telemetry.metrics import Metrics
+from lite_llm.tiers.device_tier import DeviceTier
 from lite_llm.tiers.disk_reader import DiskReader
 from lite_llm.tiers.disk_tier import DiskTier
-from lite_llm.tiers.host_tier import HostRun, HostTier
 from lite_llm.tiers.incoming import IncomingFile
 from lite_llm.tiers.layer import Layer
-from lite_llm.tiers.load import Load
+from lite_llm.tiers.load import Load, Places, Shared
+from lite_llm.tiers.mapped_file import MappedFile, mappings
 from lite_llm.tiers.measures import Measures
-from lite_llm.tiers.plan import LoadPlan, plan_load
+from lite_llm.tiers.memory_tier import HeldRun, HostTier
+from lite_llm.tiers.plan import LoadPlan, Run, plan_load
 from lite_llm.tiers.source import LocalSource, Source
 from lite_llm.tiers.turns import Turns
 
@@ -33,18 +34,29 @@ class Loader:
         host: HostTier,
         reader: DiskReader,
         *,
+        device: DeviceTier | None = None,
         disks: DiskTier | None = None,
         metrics: Metrics | None = None,
+        node: str = "",
         fetch_slots: int = FETCH_SLOTS,
+        map_cached: bool = True,
     ) -> None:
-        """Without ``disks``, what comes from a store is kept in memory only."""
-        self._host = host
+        """With a ``device`` layers lie there, and host memory is on the way and keeps a copy.
+
+        Without ``disks``, what comes from a store is kept in memory only. ``map_cached`` serves
+        local files that the page cache has from there (see :mod:`mapped_file`), at no cost to the
+        budget. ``node`` is a label of the metrics.
+        """
         self._reader = reader
         self._disks = disks
-        self._measures = Measures(metrics)
+        self._map_cached = map_cached
+        measures = Measures(metrics, node=node)
         # Twice the threads: each finds its next request waiting when it is done with one.
-        self._disk_wire = Turns(2 * reader.threads)
-        self._store_wire = Turns(fetch_slots)
+        disk_wire, store_wire = Turns(2 * reader.threads), Turns(fetch_slots)
+        self._shared = Shared(host, device, disk_wire, store_wire, measures)
+        for tier in (host, device, disks):
+            if tier is not None:
+                tier.measured_by(measures)
 
     @asynccontextmanager
     async def load(
@@ -58,8 +70,8 @@ class Loader:
     ) -> AsyncIterator[Load]:
         """Start loading; leaving the block stops it and frees what was not completed.
 
-        ``sources`` are the origin and its mirrors, which a local origin does not need. Memory for
-        the whole load is taken at once: :class:`OutOfMemory` here means that nothing was evicted.
+        ``sources`` are the origin and its mirrors. Memory for the whole load is taken at once:
+        :class:`OutOfMemory` here means that nothing was evicted.
         ``prefetch`` gives way to every other load, until somebody waits for a layer of it.
         """
         if not sources:
@@ -70,11 +82,8 @@ class Loader:
                 record.name: await self._open(record, sources, held)
                 for record in dict.fromkeys(run.file for run in plan.runs)
             }
-            runs = await self._hold(plan, sources, held)
-            load = Load(
-                plan, runs, files, self._disk_wire, self._store_wire, self._measures,
-                prefetch=prefetch,
-            )  # fmt: skip
+            places = await self._hold(plan, sources, files, held)
+            load = Load(plan, places, files, self._shared, prefetch=prefetch)
             held.push_async_callback(load.close)
             load.start()
             yield load
@@ -101,12 +110,12 @@ class Loader:
         held: AsyncExitStack,
     ) -> IncomingFile:
         origin = sources[0]
-        file = IncomingFile(record, self._reader, self._measures)
+        file = IncomingFile(record, self._reader, self._shared.measures)
         held.callback(file.close)
         if isinstance(origin, LocalSource):
-            file.local = origin
+            file.local, file.sources = origin, sources[1:]
             return file
-        file.sources = [source for source in sources if not isinstance(source, LocalSource)]
+        file.sources = sources
         if self._disks is not None:
             file.disks = self._disks
             file.cached = await self._disks.hold(await _identity(record, origin), record)
@@ -115,17 +124,42 @@ class Loader:
         return file
 
     async def _hold(
-        self, plan: LoadPlan, sources: Sequence[Source | LocalSource], held: AsyncExitStack
-    ) -> list[HostRun]:
-        identities = {
-            record.name: await _identity(record, sources[0])
-            for record in dict.fromkeys(run.file for run in plan.runs)
-        }
-        places = self._host.hold([(identities[run.file.name], run) for run in plan.runs])
+        self,
+        plan: LoadPlan,
+        sources: Sequence[Source | LocalSource],
+        files: Mapping[str, IncomingFile],
+        held: AsyncExitStack,
+    ) -> Places:
+        identity = {name: await _identity(file.record, sources[0]) for name, file in files.items()}
+        wanted = [(identity[run.file.name], run) for run in plan.runs]
+        host, device = self._shared.host, self._shared.device
+        if device is None:
+            runs = self._hold_in_host(wanted, files, held)
+            return Places(runs, [None] * len(runs), held.enter_context(ExitStack()).close)
+        on_device = device.hold(wanted)
+        for place in on_device:
+            held.callback(device.let_go, place)
+        missing = [n for n, place in enumerate(on_device) if place.missing(wanted[n][1].chunks)]
+        staging = held.enter_context(ExitStack())
+        staged = dict(zip(missing, host.hold([wanted[n] for n in missing]), strict=True))
+        for place in staged.values():
+            staging.callback(host.let_go, place)
+        return Places(on_device, [staged.get(n) for n in range(len(wanted))], staging.close)
+
+    def _hold_in_host(
+        self, wanted: list[tuple[str, Run]], files: Mapping[str, IncomingFile], held: AsyncExitStack
+    ) -> list[HeldRun]:
+        host, mapped = self._shared.host, dict[Run, MappedFile]()
+        if self._map_cached:
+            absent = [run for identity, run in wanted if not host.has(identity, run)]
+            mapped = mappings((run, files[run.file.name].path) for run in absent)
+        try:
+            places = host.hold(wanted, mapped=mapped)
+        finally:
+            for file in set(mapped.values()):
+                file.close_unless_used()
         for place in places:
-            held.callback(self._host.let_go, place)
-            if place.is_complete:
-                self._measures.found(Medium.DRAM)
+            held.callback(host.let_go, place)
         return places
 
 

@@ -10,20 +10,41 @@ from lite_llm.telemetry.metrics import Metrics
 class Measures:
     """Counts for one agent; without metrics, into nothing."""
 
-    def __init__(self, metrics: Metrics | None = None) -> None:
+    def __init__(self, metrics: Metrics | None = None, *, node: str = "") -> None:
+        """``node`` is the label of gauges, which are a node's."""
         self._metrics = metrics
+        self._node = node
 
     def found(self, medium: Medium) -> None:
         """A request for weights was met by ``medium``."""
         if self._metrics:
             self._metrics[names.TIER_HITS_TOTAL].labels(tier=label(medium)).inc()
 
-    def moved(self, source: Medium, num_bytes: int, seconds: float) -> None:
-        """Weights came into host memory from ``source``."""
+    def moved(self, source: Medium, target: Medium, num_bytes: int, seconds: float) -> None:
+        """Weights came nearer, from ``source`` to ``target``."""
         if self._metrics:
-            ends = {"source": label(source), "target": label(Medium.DRAM)}
+            ends = {"source": label(source), "target": label(target)}
             self._metrics[names.TIER_LOAD_BYTES_TOTAL].labels(**ends).inc(num_bytes)
             self._metrics[names.TIER_LOAD_SECONDS].labels(**ends).observe(seconds)
+
+    def changed(self, source: Medium, target: Medium, reason: str) -> None:
+        """Weights are on another medium now: a load's file, or a file moved between disks."""
+        if self._metrics:
+            ends = {"source": label(source), "target": label(target)}
+            self._metrics[names.TIER_TRANSITIONS_TOTAL].labels(**ends, reason=reason).inc()
+
+    def evicted(self, medium: Medium, reason: str) -> None:
+        """A copy on ``medium`` was dropped."""
+        if self._metrics:
+            labels = {"tier": label(medium), "reason": reason}
+            self._metrics[names.EVICTIONS_TOTAL].labels(**labels).inc()
+
+    def fills(self, medium: Medium, **num_bytes: int) -> None:
+        """Bytes of ``medium`` by state: capacity, used, and of these reserved and pinned."""
+        if self._metrics:
+            gauge = self._metrics[names.TIER_BYTES]
+            for state, value in num_bytes.items():
+                gauge.labels(node=self._node, tier=label(medium), state=state).set(value)
 
     def downloaded(self, num_bytes: int, *, from_mirror: bool) -> None:
         """Bytes came over the network."""

@@ -30,6 +30,12 @@ class _Counts(ctypes.Structure):
 def is_cached(descriptor: int, offset: int, num_bytes: int) -> bool:
     """Whether every page with one of these bytes is in memory. The answer may be old at once."""
     start, end = aligned_down(offset), aligned_up(offset + num_bytes)
+    return cached_bytes(descriptor, offset, num_bytes) >= end - start
+
+
+def cached_bytes(descriptor: int, offset: int, num_bytes: int) -> int:
+    """Bytes in memory of the pages with these bytes; 0 if the system can't tell."""
+    start, end = aligned_down(offset), aligned_up(offset + num_bytes)
     counts = _Counts()
     failed = _system_call()(
         _CACHESTAT,
@@ -38,7 +44,7 @@ def is_cached(descriptor: int, offset: int, num_bytes: int) -> bool:
         ctypes.byref(counts),
         ctypes.c_uint(0),
     )
-    return failed == 0 and bool(counts.cached * GRANULE >= end - start)
+    return 0 if failed else int(counts.cached) * GRANULE
 
 
 @cache

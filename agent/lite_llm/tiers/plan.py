@@ -18,7 +18,9 @@ from typing import Final
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord, FileRecord, Manifest, Span, TensorRecord
 from lite_llm.tiers.chunks import Chunks
-from lite_llm.tiers.disk_reader import REQUEST_BYTES
+
+REQUEST_BYTES: Final = 8 << 20
+"""Of one read: large enough that the disk's bandwidth counts and not its latency."""
 
 EMBEDDINGS: Final = -1
 """The stage before layer 0."""
@@ -42,6 +44,11 @@ class Run:
     @property
     def num_bytes(self) -> int:
         return Chunks(self.file).start(self.chunks.stop) - self.start
+
+    def is_part_of(self, other: Run) -> bool:
+        """Whether ``other`` has all chunks of this run; both are of one file."""
+        ours, theirs = self.chunks, other.chunks
+        return theirs.start <= ours.start and ours.stop <= theirs.stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ class Phase(StrEnum):
     """From a local disk."""
     VERIFY = "verify"
     """Against the chunks' checksums; the same bytes again."""
+    TO_GPU = "to_gpu"
+    """From host memory to the device."""
 
 
 @dataclass(frozen=True, slots=True)

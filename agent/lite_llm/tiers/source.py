@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from lite_llm.contracts.errors import InvalidRequest
+from lite_llm.contracts.tiers import Medium
+from lite_llm.tiers.block_device import medium_behind
 from lite_llm.tiers.disk_reader import read_failed
+from lite_llm.tiers.failures import ShortRead
 
 
 class Source(Protocol):
@@ -41,6 +45,18 @@ class LocalSource:
         """Raises :class:`InvalidRequest` for names that lead out of the directory."""
         return self._directory / checked_parts(name)
 
+    @cached_property
+    def medium(self) -> Medium:
+        """What the directory lies on."""
+        return medium_behind(self._directory)
+
+    async def read(self, name: str, offset: int, target: memoryview) -> None:
+        """As a mirror: like a distant source, through the page cache."""
+        await asyncio.to_thread(_read, self.path(name), offset, target)
+
+    async def close(self) -> None:
+        """There are no connections."""
+
     async def identity(self, name: str) -> str:
         path = self.path(name)
         try:
@@ -48,6 +64,21 @@ class LocalSource:
         except OSError as error:
             raise read_failed(path, 0, error) from error
         return f"{self.uri}/{name}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _read(path: Path, offset: int, target: memoryview) -> None:
+    done = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while done < len(target):
+                with target[done:] as rest:
+                    count = file.readinto(rest) or 0
+                if count == 0:
+                    raise ShortRead(f"{path} ends at {offset + done}", where=f"{path}")
+                done += count
+    except OSError as error:
+        raise read_failed(path, offset + done, error) from error
 
 
 def checked_parts(name: str) -> str:

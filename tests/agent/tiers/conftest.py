@@ -119,6 +119,7 @@ def reader() -> Iterator[DiskReader]:
     reader.close()
 
 
-@pytest.fixture
-def loader(host: HostTier, reader: DiskReader) -> Loader:
-    return Loader(host, reader)
+@pytest.fixture(params=[True, False], ids=["mapped", "copied"])
+def loader(host: HostTier, reader: DiskReader, request: pytest.FixtureRequest) -> Loader:
+    """Files that were just written are in the page cache: served from there, and not."""
+    return Loader(host, reader, map_cached=request.param)

@@ -87,7 +87,7 @@ async def test_a_second_load_finds_everything_in_memory(
     host: HostTier, reader: DiskReader, checkpoint: Any, source: LocalSource, tmp_path: Path
 ) -> None:
     metrics = Metrics()
-    loader = Loader(host, reader, metrics=metrics)
+    loader = Loader(host, reader, metrics=metrics, map_cached=False)
     async with loader.load(checkpoint.manifest, [source]) as load:
         await load.done()
     for name in checkpoint.content:
@@ -99,7 +99,9 @@ async def test_a_second_load_finds_everything_in_memory(
     assert last.phases[Phase.READ].num_bytes == 0
     hits = metrics[names.TIER_HITS_TOTAL]
     assert hits.labels(tier="dram")._value.get() == 2
-    moved = metrics[names.TIER_LOAD_BYTES_TOTAL].labels(source="nvme", target="dram")
+    moved = metrics[names.TIER_LOAD_BYTES_TOTAL].labels(
+        source=source.medium.name.lower(), target="dram"
+    )
     assert moved._value.get() == load.plan.num_bytes
 
 
@@ -124,7 +126,7 @@ async def test_a_layer_is_there_as_soon_as_its_bytes_are_and_demand_goes_first(
     source = LocalSource(checkpoint.write(tmp_path / "deep"))
     gate = Gate()
     reader = DiskReader(threads=1, preadv=gate)
-    async with Loader(host, reader).load(checkpoint.manifest, [source]) as load:
+    async with Loader(host, reader, map_cached=False).load(checkpoint.manifest, [source]) as load:
         needs = {stage.index: stage.needs for stage in load.plan.stages}
         first = asyncio.create_task(load.embeddings())
         gate.open.release(len(needs[EMBEDDINGS]))
@@ -147,7 +149,7 @@ async def test_closing_stops_at_once_and_frees_everything(
 ) -> None:
     gate = Gate()
     reader = DiskReader(threads=1, preadv=gate)
-    async with Loader(host, reader).load(checkpoint.manifest, [source]) as load:
+    async with Loader(host, reader, map_cached=False).load(checkpoint.manifest, [source]) as load:
         waiting = asyncio.create_task(load.layer(2))
         await asyncio.sleep(0.01)
         assert host.arena.used_bytes > 0
@@ -165,7 +167,7 @@ async def test_two_loads_of_one_model_read_it_once(
     gate = Gate()
     gate.open.release(1000)
     reader = DiskReader(threads=2, preadv=gate)
-    loader = Loader(host, reader)
+    loader = Loader(host, reader, map_cached=False)
     async with (
         loader.load(checkpoint.manifest, [source]) as one,
         loader.load(checkpoint.manifest, [source]) as two,
@@ -181,7 +183,7 @@ async def test_a_load_takes_over_from_another_that_was_stopped(
 ) -> None:
     gate = Gate()
     reader = DiskReader(threads=1, preadv=gate)
-    loader = Loader(host, reader)
+    loader = Loader(host, reader, map_cached=False)
     async with loader.load(checkpoint.manifest, [source]) as two:
         async with loader.load(checkpoint.manifest, [source]):
             await asyncio.sleep(0.01)
@@ -236,7 +238,7 @@ async def test_one_expert_comes_by_one_read_and_from_memory_if_it_is_there(
     gate = Gate()
     gate.open.release(1000)
     reader = DiskReader(threads=2, preadv=gate)
-    loader, key = Loader(host, reader), ExpertKey(1, 0, 0, 2)
+    loader, key = Loader(host, reader, map_cached=False), ExpertKey(1, 0, 0, 2)
     record = checkpoint.manifest.expert_by_key[key]
     async with loader.expert(checkpoint.manifest, [source], key) as parts:
         assert [bytes(v) for v in parts] == [checkpoint.bytes_of(p.span) for p in record.parts]
@@ -258,7 +260,7 @@ async def test_too_little_memory_is_an_error_that_evicts_nothing(
 ) -> None:
     small, large = make_checkpoint(layers=1, experts=0), make_checkpoint(layers=4, experts=0)
     host = HostTier(Arena("dram", HostMemory(1 << 20, lock=False)))
-    loader = Loader(host, reader)
+    loader = Loader(host, reader, map_cached=False)
     sources = [LocalSource(c.write(tmp_path / n)) for c, n in ((small, "s"), (large, "l"))]
     async with loader.load(small.manifest, sources[:1]) as load:
         await load.done()
@@ -279,7 +281,9 @@ async def test_arrays_that_outlive_their_load_are_an_error_and_never_read_foreig
     async def leak() -> Any:
         arrays = []
         with suppress(StillLeased):
-            async with Loader(host, reader).load(checkpoint.manifest, [source]) as load:
+            async with Loader(host, reader, map_cached=False).load(
+                checkpoint.manifest, [source]
+            ) as load:
                 head = await load.head()
                 arrays.append(np.frombuffer(head.tensors["lm_head.weight"], np.uint8))
             pytest.fail("the load let go of memory that is in use")
@@ -297,7 +301,7 @@ async def test_a_load_of_several_runs_evicts_nothing_unless_all_of_it_fits(
 ) -> None:
     small, large = make_checkpoint(layers=1, experts=0), make_checkpoint(layers=2, experts=8)
     host = HostTier(Arena("dram", HostMemory(2 << 20, lock=False)))
-    loader = Loader(host, reader)
+    loader = Loader(host, reader, map_cached=False)
     sources = [LocalSource(c.write(tmp_path / n)) for c, n in ((small, "s"), (large, "l"))]
     async with loader.load(small.manifest, sources[:1]) as load:
         await load.done()
@@ -316,7 +320,7 @@ async def test_what_nobody_uses_makes_room_for_what_is_wanted(
 ) -> None:
     models = [make_checkpoint(layers=1, experts=0) for _ in range(3)]
     host = HostTier(Arena("dram", HostMemory(2_200_000 // 4096 * 4096, lock=False)))
-    loader = Loader(host, reader)
+    loader = Loader(host, reader, map_cached=False)
     for number, model in enumerate(models):
         source = LocalSource(model.write(tmp_path / str(number)))
         async with loader.load(model.manifest, [source]) as load:
