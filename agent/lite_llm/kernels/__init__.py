@@ -7,6 +7,7 @@ from lite_llm.kernels.linear import grouped_linear, linear
 from lite_llm.kernels.norm import rms_norm
 from lite_llm.kernels.paging import LayerPages, PagedKv, Rows, store
 from lite_llm.kernels.rotation import rotate
+from lite_llm.kernels.threads import get_threads, set_threads
 
 __all__ = [
     "Activation",
@@ -15,9 +16,11 @@ __all__ = [
     "Rows",
     "attend",
     "gated",
+    "get_threads",
     "grouped_linear",
     "linear",
     "rms_norm",
     "rotate",
+    "set_threads",
     "store",
 ]

@@ -1,0 +1,198 @@
+"""Compiled products with weights.
+
+A sum over K is cut into blocks of 512, each a dot product in the order of tiles.py, and the blocks
+are added in ascending order to zero; the bias comes last. Few rows read the weights where they
+lie; many rows read them from a panel, widened once and small enough for the cache. Both walk in
+the same order.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from lite_llm.kernels.threads import Kernel
+from lite_llm.kernels.tiles import dot_1x1, dot_1x2, dot_1x4, dot_2x2, dot_3x2
+from lite_llm.kernels.vector import (
+    FLOAT16,
+    FLOAT32,
+    LANES,
+    load_bfloat16,
+    load_float16,
+    load_float32,
+    store_bfloat16,
+    store_float16,
+    store_float32,
+    word,
+)
+
+BLOCK = 512
+"""Elements of K in a block: part of the order of every sum, never to be tuned."""
+DIRECT_ROWS = 12
+"""Up to so many rows read the weights where they lie."""
+PANEL_ROWS = 192
+"""Rows of a task; their sums stay in the second-level cache."""
+PANEL_OUTPUTS = 64
+CACHED_ROWS = 9
+"""Rows of x that stay in the first-level cache while the outputs of a panel pass."""
+
+
+@njit
+def size_of(kind):  # type: ignore[no-untyped-def]
+    """Bytes of one number."""
+    return 4 if kind == FLOAT32 else 2
+
+
+@njit
+def widen(source, kind, count, target):  # type: ignore[no-untyped-def]
+    """Copy numbers as float32, and zeros up to whole lanes."""
+    if kind == FLOAT32:
+        for i in range(count):
+            store_float32(load_float32(source + 4 * i), target + 4 * i)
+    elif kind == FLOAT16:
+        for i in range(count):
+            store_float32(load_float16(source + 2 * i), target + 4 * i)
+    else:
+        for i in range(count):
+            store_float32(load_bfloat16(source + 2 * i), target + 4 * i)
+    for i in range(count, -(-count // LANES) * LANES):
+        store_float32(0.0, target + 4 * i)
+
+
+@njit
+def narrow(source, count, target, kind):  # type: ignore[no-untyped-def]
+    """Copy float32, rounded to ``kind``."""
+    if kind == FLOAT32:
+        for i in range(count):
+            store_float32(load_float32(source + 4 * i), target + 4 * i)
+    elif kind == FLOAT16:
+        for i in range(count):
+            store_float16(load_float32(source + 4 * i), target + 2 * i)
+    else:
+        for i in range(count):
+            store_bfloat16(load_float32(source + 4 * i), target + 2 * i)
+
+
+@njit
+def clear(target, count):  # type: ignore[no-untyped-def]
+    """Set float32 to zero."""
+    for i in range(count):
+        store_float32(0.0, target + 4 * i)
+
+
+@njit
+def dots(x, x_stride, rows, w, w_stride, kind, columns, count, out, out_stride):  # type: ignore[no-untyped-def]
+    """``out[r, n] += x[r] . w[n]``: of any number of rows and columns, in tiles."""
+    n = 0
+    while n < columns:
+        wn, to = w + n * w_stride, out + 4 * n
+        step = 2
+        if columns - n == 1:
+            step = 1
+            for r in range(rows):
+                dot_1x1(x + r * x_stride, 0, wn, 0, kind, count, to + r * out_stride, 0)
+        elif rows == 1 and columns - n >= 4:
+            step = 4
+            dot_1x4(x, 0, wn, w_stride, kind, count, to, 0)
+        else:
+            r = 0
+            while r < rows:
+                xr, tor = x + r * x_stride, to + r * out_stride
+                if rows - r >= 3:
+                    dot_3x2(xr, x_stride, wn, w_stride, kind, count, tor, out_stride)
+                elif rows - r == 2:
+                    dot_2x2(xr, x_stride, wn, w_stride, kind, count, tor, out_stride)
+                else:
+                    dot_1x2(xr, 0, wn, w_stride, kind, count, tor, 0)
+                r += 3
+        n += step
+
+
+def _pack(arguments, worker, task):  # type: ignore[no-untyped-def]
+    x, stride, kind, inputs, rows, packed, rows_a_task = (
+        word(arguments, 0),
+        word(arguments, 1),
+        word(arguments, 2),
+        word(arguments, 3),
+        word(arguments, 4),
+        word(arguments, 5),
+        word(arguments, 6),
+    )
+    for r in range(task * rows_a_task, min(rows, (task + 1) * rows_a_task)):
+        for k in range(0, inputs, BLOCK):
+            to = packed + 4 * (k * rows + r * BLOCK)
+            widen(x + r * stride + k * size_of(kind), kind, min(BLOCK, inputs - k), to)
+
+
+def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
+    packed, all_rows, inputs, outputs, kind, w_stride = (
+        word(arguments, 0),
+        word(arguments, 1),
+        word(arguments, 2),
+        word(arguments, 3),
+        word(arguments, 4),
+        word(arguments, 5),
+    )
+    out, out_stride, out_kind, bias_kind = (
+        word(arguments, 6),
+        word(arguments, 7),
+        word(arguments, 8),
+        word(arguments, 9),
+    )
+    scratch, table, width = word(arguments, 10), word(arguments, 11), word(arguments, 12)
+    blocks = -(-outputs // width)
+    entry, n0 = table + 32 * (task // blocks), task % blocks * width
+    weight, bias, first, rows = word(entry, 0), word(entry, 1), word(entry, 2), word(entry, 3)
+    columns = min(width, outputs - n0)
+    weight += n0 * w_stride
+    sums = scratch + worker * SCRATCH
+    panel = sums + 4 * PANEL_ROWS * PANEL_OUTPUTS
+    clear(sums, rows * PANEL_OUTPUTS)
+    if rows <= DIRECT_ROWS:
+        step = 4 if rows == 1 else 2
+        for n in range(0, columns, step):
+            for k in range(0, inputs, BLOCK):
+                dots(
+                    packed + 4 * (k * all_rows + first * BLOCK),
+                    4 * BLOCK,
+                    rows,
+                    weight + n * w_stride + k * size_of(kind),
+                    w_stride,
+                    kind,
+                    min(step, columns - n),
+                    min(BLOCK, inputs - k),
+                    sums + 4 * n,
+                    4 * PANEL_OUTPUTS,
+                )
+    else:
+        for k in range(0, inputs, BLOCK):
+            count = min(BLOCK, inputs - k)
+            for n in range(columns):
+                widen(weight + n * w_stride + k * size_of(kind), kind, count, panel + 4 * n * BLOCK)
+            for r in range(0, rows, CACHED_ROWS):
+                dots(
+                    packed + 4 * (k * all_rows + (first + r) * BLOCK),
+                    4 * BLOCK,
+                    min(CACHED_ROWS, rows - r),
+                    panel,
+                    4 * BLOCK,
+                    FLOAT32,
+                    columns,
+                    count,
+                    sums + 4 * r * PANEL_OUTPUTS,
+                    4 * PANEL_OUTPUTS,
+                )
+    if bias != 0:
+        widen(bias + n0 * size_of(bias_kind), bias_kind, columns, panel)
+    for r in range(rows):
+        line = sums + 4 * r * PANEL_OUTPUTS
+        if bias != 0:
+            for n in range(columns):
+                added = load_float32(line + 4 * n) + load_float32(panel + 4 * n)
+                store_float32(added, line + 4 * n)
+        to = out + (first + r) * out_stride + n0 * size_of(out_kind)
+        narrow(line, columns, to, out_kind)
+
+
+SCRATCH = 4 * (PANEL_ROWS * PANEL_OUTPUTS + PANEL_OUTPUTS * BLOCK)
+"""Bytes that each worker of ``multiply`` needs."""
+pack, multiply = Kernel(_pack), Kernel(_multiply)

@@ -1,0 +1,121 @@
+"""Threads: a kernel's tasks, taken one by one by as many threads as there are.
+
+Which thread runs a task, and when, decides no bit. The threads are those of the OpenMP runtime
+that torch has brought along, so that torch's and ours don't contend for cores; where none answers
+to GNU's entry point, the calling thread does it all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numba import cfunc, njit
+from numba.core import types
+
+from lite_llm.kernels.vector import call, fetch_add, word, words
+
+SLOTS = 14
+_TASKS, _NEXT, _WORKERS, _KERNEL, _HEADER = 0, 1, 2, 3, 4
+_enter, _start, _start_team = call(3), call(1), call(4)
+_job = words(_HEADER + SLOTS)
+_local = threading.local()
+_settings = {"threads": torch.get_num_threads()}
+
+
+def set_threads(count: int) -> None:
+    """How many threads a call may use, in this process; at first as many as torch uses.
+
+    :raises ValueError: ``count`` is less than 1.
+    """
+    if count < 1:
+        raise ValueError("a kernel needs at least one thread")
+    _settings["threads"] = count
+
+
+def get_threads() -> int:
+    """How many threads a call may use."""
+    return _settings["threads"]
+
+
+class Kernel:
+    """A function of numba, ``(arguments, worker, task)``, compiled on first use.
+
+    ``arguments`` is the address of the integers given to ``run``. Workers are numbered from 0 and
+    no two run at once under one number, so that each may have its own scratch memory.
+    """
+
+    def __init__(self, function: Callable[[int, int, int], None]) -> None:
+        self._function = function
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where the machine code stands."""
+        compiled = cfunc(types.void(types.intp, types.intp, types.intp), cache=True)
+        machine_code: Any = compiled(self._function)
+        return int(machine_code.address)
+
+    def run(self, tasks: int, *integers: int) -> None:
+        """Run tasks 0 to ``tasks - 1``, releasing the interpreter's lock; wait for all."""
+        padding = (0,) * (SLOTS - len(integers))
+        _launch(
+            self.address, tasks, _settings["threads"], _work().address, _team(), *integers, *padding
+        )
+
+
+def scratch(nbytes: int) -> int:
+    """The address of the calling thread's scratch memory, for each worker ``nbytes``.
+
+    Held until the thread ends; what is in it is anything.
+    """
+    needed = nbytes * _settings["threads"]
+    memory: torch.Tensor | None = getattr(_local, "memory", None)
+    if memory is None or memory.numel() < needed:
+        memory = _local.memory = torch.empty(needed + 64, dtype=torch.uint8)
+        _local.address = (memory.data_ptr() + 63) // 64 * 64
+    return int(_local.address)
+
+
+@functools.cache
+def _team() -> int:
+    """The address of OpenMP's entry point that runs a function on many threads; 0 if none."""
+    try:
+        entry = ctypes.CDLL("libgomp.so.1").GOMP_parallel
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(entry, ctypes.c_void_p).value or 0
+
+
+@functools.cache
+def _work() -> Any:
+    @cfunc(types.void(types.intp), cache=True)
+    def work(job: int) -> None:
+        worker = fetch_add(job + 8 * _WORKERS, 1)
+        task = fetch_add(job + 8 * _NEXT, 1)
+        while task < word(job, _TASKS):
+            _enter(word(job, _KERNEL), job + 8 * _HEADER, worker, task)
+            task = fetch_add(job + 8 * _NEXT, 1)
+
+    return work
+
+
+@njit(nogil=True, cache=True)
+def _launch(  # type: ignore[no-untyped-def]
+    kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o
+):
+    job = _job(tasks, 0, 0, kernel, a, b, c, d, e, f, g, h, i, j, k, m, n, o)
+    if team == 0 or threads == 1 or tasks <= 1:
+        _start(work, job)
+    else:
+        _start_team(team, work, job, min(threads, tasks), 0)
+
+
+def table_of(integers: list[int]) -> int:
+    """The address of the integers in a row, held until the calling thread's next table."""
+    _local.table = array("q", integers)
+    return int(_local.table.buffer_info()[0])

@@ -1,0 +1,176 @@
+"""Sixteen lanes at once, said to LLVM directly: what the loops of this room are made of.
+
+LLVM may cut sixteen lanes into registers of four, eight or sixteen: no bit depends on it.
+Addresses are integers, in bytes; a *kind* says how a number is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Any
+
+import torch
+from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
+from numba.core import cgutils as untyped_cgutils
+from numba.core import types
+from numba.extending import intrinsic
+
+LANES = 16
+FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+SIZES = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2}
+
+INT16, INT32, INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+HALF, FLOAT = ir.HalfType(), ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, LANES)
+ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
+_STORED = {FLOAT32: FLOAT, BFLOAT16: INT16, FLOAT16: HALF}
+
+# llvmlite's values and builders, and numba's tools for them, carry no types to follow.
+cgutils: Any = untyped_cgutils
+Value = Any
+Builder = Any
+
+
+def at(builder: Builder, address: Value, stride: Value | int, index: Value | int) -> Value:
+    """The address of element ``index``."""
+    stride = ir.Constant(INT64, stride) if isinstance(stride, int) else stride
+    index = ir.Constant(INT64, index) if isinstance(index, int) else index
+    return builder.add(address, builder.mul(stride, index))
+
+
+def load(builder: Builder, address: Value, kind: int, lanes: int = LANES) -> Value:
+    """Read float32, widened from what is stored, which is exact."""
+
+    def of(element: Value) -> Value:
+        return element if lanes == 1 else ir.VectorType(element, lanes)
+
+    loaded = builder.load(builder.inttoptr(address, of(_STORED[kind]).as_pointer()))
+    loaded.align = SIZES[kind]
+    if kind == FLOAT16:
+        return builder.fpext(loaded, of(FLOAT))
+    if kind == BFLOAT16:
+        shift = ir.Constant(of(INT32), 16 if lanes == 1 else [16] * lanes)
+        return builder.bitcast(builder.shl(builder.zext(loaded, of(INT32)), shift), of(FLOAT))
+    return loaded
+
+
+def store(builder: Builder, value: Value, address: Value) -> None:
+    """Write float32, one or many."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
+
+
+def fused(builder: Builder, a: Value, b: Value, c: Value) -> Value:
+    """``a * b + c``, rounded once."""
+    suffix = f"v{LANES}f32" if a.type == VECTOR else "f32"
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.{suffix}")
+    return builder.call(function, [a, b, c])
+
+
+def splat(builder: Builder, scalar: Value) -> Value:
+    """One number in all lanes."""
+    undefined = ir.Constant(VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
+    zeros = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def total(builder: Builder, vector: Value) -> Value:
+    """The sum of the lanes: the upper half is added to the lower one until one is left."""
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        undefined = ir.Constant(vector.type, ir.Undefined)
+        picks = [list(range(begin, begin + lanes)) for begin in (0, lanes)]
+        lower, upper = (
+            builder.shuffle_vector(
+                vector, undefined, ir.Constant(ir.VectorType(INT32, lanes), pick)
+            )
+            for pick in picks
+        )
+        vector = builder.fadd(lower, upper)
+    return builder.extract_element(vector, ir.Constant(INT32, 0))
+
+
+def expression(result: Any, emit: Callable[..., Value], *parameters: Any) -> Any:
+    """A function for numba code: ``emit(builder, *operands)`` is its value."""
+
+    def typing(typingctx: Any, *arguments: Any) -> Any:
+        def codegen(context: Any, builder: Builder, signature: Any, operands: Any) -> Any:
+            value = emit(builder, *operands)
+            return context.get_dummy_value() if result is types.none else value
+
+        return result(*parameters), codegen
+
+    # numba counts the arguments in the signature, and would hand over *arguments as one tuple.
+    names = ["typingctx", *(f"operand{index}" for index in range(len(parameters)))]
+    typing.__signature__ = Signature(  # type: ignore[attr-defined]
+        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    return intrinsic(typing)
+
+
+def _round_bfloat16(builder: Builder, value: Value, address: Value) -> None:
+    bits = builder.bitcast(value, INT32)
+    odd = builder.and_(builder.lshr(bits, ir.Constant(INT32, 16)), ir.Constant(INT32, 1))
+    nearest = builder.add(bits, builder.add(odd, ir.Constant(INT32, 0x7FFF)))
+    quiet = builder.or_(bits, ir.Constant(INT32, 0x400000))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    upper = builder.lshr(builder.select(is_nan, quiet, nearest), ir.Constant(INT32, 16))
+    pointer = builder.inttoptr(address, INT16.as_pointer())
+    builder.store(builder.trunc(upper, INT16), pointer).align = 2
+
+
+def _round_float16(builder: Builder, value: Value, address: Value) -> None:
+    pointer = builder.inttoptr(address, HALF.as_pointer())
+    builder.store(builder.fptrunc(value, HALF), pointer).align = 2
+
+
+def _words(builder: Builder, *values: Value) -> Value:
+    array = cgutils.alloca_once(builder, INT64, size=len(values))
+    for index, value in enumerate(values):
+        builder.store(value, builder.gep(array, [ir.Constant(INT64, index)]))
+    return builder.ptrtoint(array, INT64)
+
+
+def _call(builder: Builder, function: Value, *arguments: Value) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [INT64] * len(arguments))
+    builder.call(builder.inttoptr(function, kind.as_pointer()), arguments)
+
+
+def _fetch_add(builder: Builder, address: Value, amount: Value) -> Value:
+    pointer = builder.inttoptr(address, INT64.as_pointer())
+    return builder.atomic_rmw("add", pointer, amount, "seq_cst")
+
+
+_f32, _int = types.float32, types.intp
+
+load_float32 = expression(_f32, lambda b, a: load(b, a, FLOAT32, 1), _int)
+load_bfloat16 = expression(_f32, lambda b, a: load(b, a, BFLOAT16, 1), _int)
+load_float16 = expression(_f32, lambda b, a: load(b, a, FLOAT16, 1), _int)
+store_float32 = expression(types.none, store, _f32, _int)
+store_bfloat16 = expression(types.none, _round_bfloat16, _f32, _int)
+"""To nearest, ties to even; a NaN stays one."""
+store_float16 = expression(types.none, _round_float16, _f32, _int)
+fma = expression(_f32, fused, _f32, _f32, _f32)
+bits_of = expression(types.int32, lambda b, x: b.bitcast(x, INT32), _f32)
+float_of = expression(_f32, lambda b, x: b.bitcast(x, FLOAT), types.int32)
+
+word = expression(
+    _int, lambda b, base, i: b.load(b.inttoptr(at(b, base, 8, i), INT64.as_pointer())), _int, _int
+)
+"""``word(base, i)``: integer ``i`` of a row of integers."""
+fetch_add = expression(_int, _fetch_add, _int, _int)
+"""Add to the integer at an address, at once for all threads; what it was."""
+
+
+def words(count: int) -> Any:
+    """A function that lays so many integers in a row on its caller's stack: the address."""
+    return expression(_int, _words, *([_int] * count))
+
+
+def call(count: int) -> Any:
+    """A function that calls what stands at its first argument with so many integers."""
+    return expression(types.none, _call, *([_int] * (count + 1)))
