@@ -77,7 +77,7 @@ def generate(model: Model, request: Request) -> Iterator[Step]:
         yield Prefilled(cache.length)
     while True:
         logits_V = llama.logits(hidden_TD[-1:])[0]
-        token = choose(logits_V, request.sampling, position=cache.length)
+        token = choose(logits_V.numpy(), request.sampling, position=cache.length)
         text, reason = transcript.accept(token)
         yield Token(token, text)
         if reason:

@@ -26,23 +26,34 @@ class Limits:
     """The text ends before the first of these."""
     stop_tokens: frozenset[int] = frozenset()
     """The end-of-sequence tokens among them; the token counts, its text does not appear."""
+    min_tokens: int = 0
+    """Stop tokens have no chance before so many."""
+    include_stop: bool = False
+    """The text ends with the stop string instead of before it."""
 
 
 class StopGate:
     """Holds back text that may be the beginning of a stop string."""
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], *, include: bool = False) -> None:
+        """``include``: what is given out ends with the stop string instead of before it."""
         self._stop = stop
+        self._include = include
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """What may be given out now, and whether a stop string ended the text."""
         self._held += text
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        keep = 0 if found else max((_overlap(self._held, stop) for stop in self._stop), default=0)
-        end = min(found, default=len(self._held) - keep)
-        given, self._held = self._held[:end], "" if found else self._held[end:]
-        return given, bool(found)
+        # The first to be complete counts, so that it matters not how the text was cut into tokens.
+        spans = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if spans:
+            end, begin = min(spans)
+            given, self._held = self._held[: end if self._include else begin], ""
+            return given, True
+        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        end = len(self._held) - keep
+        given, self._held = self._held[:end], self._held[end:]
+        return given, False
 
     def flush(self) -> str:
         """What was held back in vain."""
@@ -56,7 +67,7 @@ class Transcript:
     def __init__(self, tokenizer: Tokenizer, limits: Limits) -> None:
         self._limits = limits
         self._detokenizer = Detokenizer(tokenizer)
-        self._gate = StopGate(limits.stop)
+        self._gate = StopGate(limits.stop, include=limits.include_stop)
         self.num_tokens = 0
 
     def accept(self, token: int) -> tuple[str, FinishReason | None]:

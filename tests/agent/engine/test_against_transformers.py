@@ -83,7 +83,7 @@ def theirs_greedy(pair: Pair) -> list[int]:
 
 def ours_greedy(pair: Pair, stop_tokens: frozenset[int]) -> list[int]:
     limits = Limits(max_tokens=64, stop_tokens=stop_tokens)
-    request = Request(prompt=pair.prompt, sampling=Sampling(), limits=limits)
+    request = Request(prompt=pair.prompt, sampling=Sampling(temperature=0), limits=limits)
     return [step.id for step in generate(pair.ours, request) if isinstance(step, Token)]
 
 

@@ -43,7 +43,7 @@ def test_a_long_prompt_is_read_in_chunks(model: Model) -> None:
     config = model.llama.config
     assert config.context_tokens <= PREFILL_TOKENS  # so that several chunks need a longer prompt
     prompt = tuple(range(2, 302)) * 4
-    asked = Request(prompt=prompt, sampling=Sampling(), limits=Limits(max_tokens=1))
+    asked = Request(prompt=prompt, sampling=Sampling(temperature=0), limits=Limits(max_tokens=1))
     reading = islice(generate(model, asked), 4)
     assert [step.num_tokens for step in reading if isinstance(step, Prefilled)] == [
         0,
@@ -60,7 +60,7 @@ def test_the_same_request_gives_the_same_tokens(model: Model) -> None:
     assert tokens_of(model, request(model, sampling=other)) != tokens
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), DRAWN])
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), DRAWN])
 def test_a_resumed_answer_goes_on_as_if_nothing_had_happened(
     model: Model, sampling: Sampling
 ) -> None:
@@ -79,14 +79,14 @@ def test_a_resumed_answer_that_was_over_ends_at_once(model: Model) -> None:
 
 
 def test_a_stop_string_that_began_before_the_interruption(model: Model) -> None:
-    whole = tokens_of(model, request(model, sampling=Sampling()))
+    whole = tokens_of(model, request(model, sampling=Sampling(temperature=0)))
     text = "".join(token.text for token in whole)
     limits = Limits(max_tokens=24, stop=(text[4:9],))
-    undisturbed = tokens_of(model, request(model, sampling=Sampling(), limits=limits))
+    undisturbed = tokens_of(model, request(model, sampling=Sampling(temperature=0), limits=limits))
     assert "".join(token.text for token in undisturbed) == text[: text.index(text[4:9])]
     for cut in range(len(undisturbed)):
         resume = tuple(token.id for token in undisturbed[:cut])
-        again = request(model, sampling=Sampling(), limits=limits, resume=resume)
+        again = request(model, sampling=Sampling(temperature=0), limits=limits, resume=resume)
         assert tokens_of(model, again) == undisturbed[cut:]
 
 

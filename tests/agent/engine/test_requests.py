@@ -28,7 +28,7 @@ def sampled(**fields: Any) -> GenerateStart:
 def test_defaults(model: Model) -> None:
     assert request_from_proto(start(), model) == Request(
         prompt=(0, 5, 6),
-        sampling=Sampling(),
+        sampling=Sampling(temperature=0),
         limits=Limits(max_tokens=512 - 3, stop_tokens=frozenset({1})),
     )
 

@@ -4,14 +4,19 @@ import math
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lite_llm.contracts.errors import Internal, InvalidRequest
+from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.engine import Sampling, choose
+from lite_llm.engine.sampling import Floats, History, adjusted, largest
 
-LOGITS_V = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0])
+LOGITS_V = np.array([0.5, 3.0, -1.0, 2.0, 1.0], np.float32)
 MANY = 600
+GREEDY = Sampling(temperature=0)
 
 
 def counts(sampling: Sampling) -> Counter[int]:
@@ -19,13 +24,13 @@ def counts(sampling: Sampling) -> Counter[int]:
 
 
 def test_greedy_takes_the_largest_and_the_first_of_equals() -> None:
-    assert choose(LOGITS_V, Sampling(), position=0) == 1
-    assert choose(torch.tensor([1.0, 7.0, 7.0]), Sampling(), position=0) == 1
+    assert choose(LOGITS_V, GREEDY, position=0) == 1
+    assert choose(np.array([1.0, 7.0, 7.0]), GREEDY, position=0) == 1
 
 
 def test_frequencies_follow_the_softmax() -> None:
     found = counts(Sampling(temperature=1.5, seed=3))
-    expected_V = (LOGITS_V / 1.5).softmax(dim=-1)
+    expected_V = torch.tensor(LOGITS_V / 1.5).softmax(dim=-1)
     for token, likelihood in enumerate(expected_V.tolist()):
         spread = math.sqrt(MANY * likelihood * (1 - likelihood))
         assert abs(found[token] - MANY * likelihood) < 5 * spread
@@ -48,11 +53,11 @@ def test_top_k_keeps_the_likeliest(top_k: int, kept: set[int]) -> None:
 
 def test_top_k_among_equals_keeps_the_smaller_ids() -> None:
     sampling = Sampling(temperature=1, top_k=2)
-    assert {choose(torch.zeros(5), sampling, position=at) for at in range(200)} == {0, 1}
+    assert {choose(np.zeros(5), sampling, position=at) for at in range(200)} == {0, 1}
 
 
 def test_top_p_keeps_the_fewest_that_reach_it() -> None:
-    likelihoods = LOGITS_V.softmax(dim=-1).sort(descending=True)
+    likelihoods = torch.tensor(LOGITS_V).softmax(dim=-1).sort(descending=True)
     reached = likelihoods.values.cumsum(dim=-1).tolist()
     order = likelihoods.indices.tolist()
     below = [0.0, *reached]
@@ -68,16 +73,73 @@ def test_a_tiny_temperature_is_as_good_as_greedy(temperature: float) -> None:
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
-    logits_V = torch.tensor([-math.inf, 0.0, -math.inf, 0.0])
+    logits_V = np.array([-math.inf, 0.0, -math.inf, 0.0])
     drawn = {choose(logits_V, Sampling(temperature=3), position=at) for at in range(200)}
     assert drawn == {1, 3}
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_are_an_error(temperature: float) -> None:
-    logits_V = torch.tensor([0.0, math.nan])
-    with pytest.raises(Internal, match="logits at position 7 are not numbers"):
-        choose(logits_V, Sampling(temperature=temperature), position=7)
+def test_min_p_is_a_share_of_the_likeliest() -> None:
+    # Shares: 0.08, 1, 0.02, 0.37, 0.14.
+    assert set(counts(Sampling(min_p=0.1))) == {1, 3, 4}
+    assert set(counts(Sampling(min_p=0.99))) == {1}
+
+
+def filtered_by_definition(logits_V: Floats, sampling: Sampling) -> set[int]:
+    """Tokens that may be drawn, by sorting everything."""
+    scores_V = (logits_V - logits_V.max()) / sampling.temperature
+    order = np.argsort(-scores_V, kind="stable")
+    likelihoods = np.exp(scores_V[order].astype(np.float64))
+    likelihoods[likelihoods < sampling.min_p] = 0
+    likelihoods = likelihoods[: sampling.top_k]
+    count = int((likelihoods.cumsum() < sampling.top_p * likelihoods.sum()).sum()) + 1
+    return set(order[: min(count, int((likelihoods > 0).sum()))].tolist())
+
+
+@given(
+    logits=st.lists(st.integers(-30, 30), min_size=2, max_size=60),
+    top_k=st.none() | st.integers(1, 70),
+    top_p=st.sampled_from([0.011, 0.31, 0.77, 0.953, 1.0]),
+    min_p=st.sampled_from([0.0, 0.013, 0.3]),
+)
+def test_filters_keep_what_their_definitions_keep(
+    logits: list[int], top_k: int | None, top_p: float, min_p: float
+) -> None:
+    logits_V = np.array(logits, np.float32) / 4
+    sampling = Sampling(temperature=2, top_k=top_k, top_p=top_p, min_p=min_p)
+    allowed = filtered_by_definition(logits_V, sampling)
+    drawn = {choose(logits_V, sampling, position=at) for at in range(60)}
+    assert drawn <= allowed
+
+
+@given(values=st.lists(st.integers(-5, 5), min_size=1), count=st.integers(1, 12))
+def test_the_largest_are_found_in_order(values: list[int], count: int) -> None:
+    by_hand = sorted(range(len(values)), key=lambda place: (-values[place], place))[:count]
+    assert largest(np.array(values, np.float32), count).tolist() == by_hand
+
+
+def spoken(*tokens: int, prompt: tuple[int, ...] = ()) -> History:
+    history = History(prompt)
+    for token in tokens:
+        history.add(token)
+    return history
+
+
+def test_penalties_follow_their_formulas() -> None:
+    history = spoken(1, 1, 2, prompt=(0, 1))
+    repeated = adjusted(LOGITS_V, Sampling(repetition_penalty=2), history)
+    assert repeated.tolist() == [0.25, 1.5, -2.0, 2.0, 1.0]
+    present = adjusted(LOGITS_V, Sampling(presence_penalty=0.5), history)
+    assert present.tolist() == [0.5, 2.5, -1.5, 2.0, 1.0]
+    frequent = adjusted(LOGITS_V, Sampling(frequency_penalty=0.5), history)
+    assert frequent.tolist() == [0.5, 2.0, -1.5, 2.0, 1.0]
+
+
+def test_bias_and_bans_change_who_wins() -> None:
+    biased = adjusted(LOGITS_V, Sampling(logit_bias=((2, 10.0), (1, -100.0))), None)
+    assert choose(biased, GREEDY, position=0) == 2
+    without = adjusted(LOGITS_V, Sampling(), None, banned=[1, 3])
+    assert {choose(without, Sampling(temperature=9), position=at) for at in range(200)} == {0, 2, 4}
+    assert LOGITS_V.tolist() == [0.5, 3.0, -1.0, 2.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -90,9 +152,16 @@ def test_logits_that_are_no_numbers_are_an_error(temperature: float) -> None:
         ("top_p", 1.5),
         ("top_p", math.nan),
         ("top_k", 0),
+        ("top_k", -1),
+        ("min_p", 1.0),
+        ("min_p", -0.1),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", math.nan),
+        ("logit_bias", ((3, 101.0),)),
     ],
 )
-def test_wrong_parameters_are_named(field: str, value: float) -> None:
+def test_wrong_parameters_are_named(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest, match=f"{field} is") as refusal:
-        Sampling(**{field: value})  # type: ignore[arg-type]  # top_k is an int in its own case
+        Sampling(**{field: value})  # type: ignore[arg-type]  # each has its own type
     assert refusal.value.where == field

@@ -1,5 +1,6 @@
 """Answers end before a stop string, at a stop token, or at their limit."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,8 +8,8 @@ from lite_llm.engine import FinishReason, Limits, Model
 from lite_llm.engine.stopping import StopGate, Transcript
 
 
-def through(stop: list[str], pieces: list[str]) -> tuple[list[str], bool]:
-    gate, given_out = StopGate(stop), []
+def through(stop: list[str], pieces: list[str], *, include: bool = False) -> tuple[list[str], bool]:
+    gate, given_out = StopGate(stop, include=include), []
     for piece in pieces:
         text, stopped = gate.feed(piece)
         given_out.append(text)
@@ -25,8 +26,12 @@ def test_a_false_start_is_given_out_in_the_end() -> None:
     assert through(["END"], ["E", "EN", "x", "E"]) == (["", "E", "ENx", "", "E"], False)
 
 
-def test_the_earliest_of_several_wins() -> None:
-    assert through(["lazy", "dog", "z"], ["the lazy dog"]) == (["the "], True)
+@pytest.mark.parametrize("pieces", [["the lazy dog"], list("the lazy dog"), ["the laz", "y dog"]])
+def test_the_first_to_be_complete_wins_however_the_text_is_cut(pieces: list[str]) -> None:
+    given_out, stopped = through(["lazy", "dog", "z"], pieces)
+    assert ("".join(given_out), stopped) == ("the la", True)
+    given_out, stopped = through(["lazy", "dog", "z"], pieces, include=True)
+    assert ("".join(given_out), stopped) == ("the laz", True)
 
 
 def test_nothing_is_held_back_without_stop_strings() -> None:

@@ -149,7 +149,7 @@ async def wait_for_counts(worker: AgentAsyncStub, running: int, waiting: int) ->
 
 async def test_an_answer_over_the_wire_is_the_engines(worker: AgentAsyncStub, local: Model) -> None:
     prompt = local.tokenizer.encode("the same")
-    request = Request(prompt=prompt, sampling=Sampling(), limits=Limits(max_tokens=20))
+    request = Request(prompt=prompt, sampling=Sampling(temperature=0), limits=Limits(max_tokens=20))
     expected = [step for step in generate(local, request) if isinstance(step, Token)]
     first, *middle, last = await events(worker, start(20))
     assert first.started.request_id == "r"
