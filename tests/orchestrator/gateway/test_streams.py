@@ -12,6 +12,7 @@ import pytest
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Cancelled, OutOfMemory, WorkerCrashed
+from lite_llm.gateway import responses
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_CANCELLED,
     GenerateEvent,
@@ -147,3 +148,142 @@ async def test_without_an_agent_there_is_no_hang(client: openai.AsyncOpenAI) -> 
         await client.completions.create(model="tiny", prompt="x")
     assert caught.value.status_code == 503
     assert caught.value.code == "no_agent"
+
+
+async def test_a_client_that_vanishes_takes_every_prompt_along(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    left, all_left = 0, asyncio.Event()
+
+    async def counted(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        nonlocal left
+        try:
+            async for event in stuck(start):
+                yield event
+        finally:
+            left += 1
+            if left == 3:
+                all_left.set()
+
+    agent.script = counted
+    body = {"model": "tiny", "prompt": ["a", "b", "c"], "stream": True}
+    response = await http.post("/v1/completions", json=body)
+    for _ in range(3):
+        assert b"one" in await response.content.readline()
+        await response.content.readline()
+    response.close()
+    await asyncio.wait_for(all_left.wait(), 10)
+
+
+async def test_one_prompt_that_fails_ends_the_others(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    async def script(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        if start.text == "bad":
+            await agent.asked.wait()
+            raise WorkerCrashed("the worker crashed", remedy="try again")
+        async for event in stuck(start):
+            yield event
+
+    agent.script = script
+    body = {"model": "tiny", "prompt": ["good", "bad"]}
+    async with http.post("/v1/completions", json=body) as response:
+        assert response.status == 503
+        assert (await response.json())["error"]["code"] == "worker_crashed"
+    await asyncio.wait_for(agent.withdrawn.wait(), 10)
+
+
+async def speaking_of_others(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+    async for event in saying(start):
+        if event.HasField("tokens"):
+            event.tokens.index = 1
+        yield event
+
+
+async def ending_twice(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+    async for event in saying(start):
+        if event.HasField("finished"):
+            event.finished.index = 0
+        yield event
+
+
+@pytest.mark.parametrize(("script", "n"), [(speaking_of_others, 1), (ending_twice, 2)])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_agent_that_lies_about_its_sequences_is_caught(
+    http: aiohttp.ClientSession, agent: StubAgent, script: Any, n: int, streams: bool
+) -> None:
+    agent.script = script
+    body = {"model": "tiny", "prompt": "x", "stream": streams, "n": n}
+    async with http.post("/v1/completions", json=body) as response:
+        text = await response.text()
+    assert "not open" in text
+    assert "[DONE]" not in text
+    assert response.status == (200 if streams else 500)
+
+
+async def test_a_held_stream_is_kept_open_with_comments(
+    client: openai.AsyncOpenAI, http: aiohttp.ClientSession, agent: StubAgent,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(responses, "HEARTBEAT_SECONDS", 0.05)
+    agent.may_load.clear()
+    body = {"model": "tiny", "prompt": "x", "stream": True}
+    async with http.post("/v1/completions", json=body) as response:
+        assert response.status == 200
+        for _ in range(2):
+            assert await response.content.readline() == b": the model is loading\n"
+            assert await response.content.readline() == b"\n"
+        asking = asyncio.create_task(drawn(client))
+        agent.may_load.set()
+        *_, done, end = (await response.text()).split("\n\n")
+        assert (done, end) == ("data: [DONE]", "")
+    assert await asking == "one two three", "the client takes no notice of comments"
+
+
+async def drawn(client: openai.AsyncOpenAI) -> str:
+    stream = await client.completions.create(model="tiny", prompt="x", stream=True)
+    return "".join([chunk.choices[0].text async for chunk in stream])
+
+
+async def test_a_load_that_fails_after_a_comment_is_told_in_the_stream(
+    client: openai.AsyncOpenAI, agent: StubAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "HEARTBEAT_SECONDS", 0.05)
+    agent.may_load.clear()
+    agent.load_error = OutOfMemory("no room", where="stub", remedy="unload one")
+    # The answer's head comes with the first comment.
+    stream = await client.completions.create(model="tiny", prompt="x", stream=True)
+    agent.may_load.set()
+    with pytest.raises(openai.APIError) as caught:
+        await drained(stream)
+    assert caught.value.code == "out_of_memory"
+
+
+async def test_a_slow_reader_slows_the_agent_down(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    words, said = ["x" * 50_000] * 2000, 0
+
+    async def chatty(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        nonlocal said
+        async for event in saying(start, words):
+            yield event
+            said += 1
+
+    async def wait_still() -> int:
+        before = -1
+        while before < said:
+            before = said
+            await asyncio.sleep(0.5)
+        return said
+
+    agent.script = chatty
+    body = {"model": "tiny", "prompt": ["a", "b"], "stream": True}
+    async with http.post("/v1/completions", json=body) as response:
+        # What is under way fills the buffers of kernels and libraries, a few megabytes each.
+        assert await asyncio.wait_for(wait_still(), 30) < len(words)
+        size = 0
+        async for data in response.content.iter_any():
+            size += len(data)
+    assert size > 2 * sum(map(len, words))
+    assert said == 2 * (len(words) + 2)
