@@ -58,7 +58,7 @@ class CudaCopier:
         with self._device:  # threads start with device 0
             if not hasattr(self._of_thread, "stream"):
                 self._of_thread.stream = cuda.Stream(non_blocking=True)
-                self._of_thread.events = (cuda.Event(), cuda.Event())
+                self._of_thread.events = (cuda.Event(block=True), cuda.Event(block=True))
             stream, (began, done) = self._of_thread.stream, self._of_thread.events
             address = np.frombuffer(source, np.uint8).ctypes.data
             began.record(stream)

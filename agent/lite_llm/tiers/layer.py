@@ -17,7 +17,8 @@ class Layer:
     """Read-only bytes by tensor name and by expert; valid until the load that gave it is closed.
 
     Shapes and types are in the manifest: ``torch.frombuffer(layer.tensors[name], dtype=...)`` and
-    ``numpy.frombuffer`` make arrays without a copy.
+    ``numpy.frombuffer`` make arrays without a copy. On a CUDA device each view is a CuPy array of
+    bytes instead, from which ``torch.from_dlpack`` makes a tensor without a copy.
     """
 
     def __init__(self, plan: LoadPlan, stage: Stage, runs: Sequence[HeldRun]) -> None:
@@ -42,7 +43,8 @@ class Layer:
     def release(self) -> None:
         """Return the leases; :class:`StillLeased` while arrays made from the views are alive."""
         for view in self._views:
-            view.release()
+            if isinstance(view, memoryview):  # a device's array goes with its last reference
+                view.release()
         with ExitStack() as every:
             for lease in self._leases:
                 every.callback(lease.release)

@@ -135,7 +135,11 @@ class Load:
     async def _run(self) -> None:
         try:
             waiting: dict[Turns, list[int]] = {}
-            fresh = {n for n, held in enumerate(self._runs) if not held.is_complete}
+            fresh = {
+                number: self._files[held.run.file.name].medium
+                for number, held in enumerate(self._runs)
+                if not held.is_complete
+            }
             for number, request in enumerate(self.plan.requests):
                 if not self._runs[request.run].missing(request.chunks):
                     self._arrived(number)
@@ -198,7 +202,7 @@ class Load:
                 # Another load is at it. Should it be cancelled, the work is ours after all.
                 await asyncio.wait(others)
                 continue
-            first, other = missing[0], self._shared.host.other_with(held, missing[0])
+            first, other = missing[0], self._other_with(held, missing[0])
             if other is not None and first in other.arriving:
                 await asyncio.wait({other.arriving[first]})
                 continue
@@ -214,12 +218,16 @@ class Load:
 
     def _alike(self, held: HeldRun, chunks: range, other: HeldRun | None) -> range:
         """As many of ``chunks``, from the first on, as are missing and come the same way."""
-        other_with = self._shared.host.other_with
         stop = next(
-            (c for c in chunks if c in held.present or other_with(held, c) is not other),
+            (c for c in chunks if c in held.present or self._other_with(held, c) is not other),
             chunks.stop,
         )
         return self._files[held.run.file.name].together(range(chunks.start, stop))
+
+    def _other_with(self, held: HeldRun, chunk: int) -> HeldRun | None:
+        # A device is filled by its copier, and a mapped file has its bytes already.
+        host = self._shared.host
+        return host.other_with(held, chunk) if held.block.arena is host.arena else None
 
     async def _share(self, other: HeldRun, held: HeldRun, chunks: range) -> None:
         """Copy what another run of the same file has."""
@@ -261,7 +269,7 @@ class Load:
         with held.block.read(*held.part(chunks)) as lease:
             await self._files[held.run.file.name].keep(chunks, lease.view)
 
-    def _count(self, fresh: set[int]) -> None:
+    def _count(self, fresh: Mapping[int, Medium]) -> None:
         measures, reason = self._shared.measures, "prefetch" if self._prefetch else "demand"
         for number, held in enumerate(self._runs):
             staged = self._places.staged[number]
@@ -269,7 +277,7 @@ class Load:
                 measures.found(Medium.DRAM if self._shared.device is None else Medium.GPU)
                 continue
             if held.mapped is None:
-                measures.changed(self._files[held.run.file.name].medium, Medium.DRAM, reason)
+                measures.changed(fresh[number], Medium.DRAM, reason)
             if staged is not None:
                 measures.changed(Medium.DRAM, Medium.GPU, reason)
 

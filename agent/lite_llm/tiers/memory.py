@@ -12,12 +12,15 @@ import importlib.util
 import mmap
 import os
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from lite_llm.contracts.errors import InvalidSettings, OutOfMemory
 from lite_llm.contracts.resources import format_size
 from lite_llm.tiers.extents import GRANULE
 from lite_llm.tiers.failures import StillLeased
+
+_BOUNCE_BYTES: Final = 64 << 20
+"""Of device memory outside the budget, while blocks move."""
 
 
 class Memory(Protocol):
@@ -33,7 +36,7 @@ class Memory(Protocol):
         """Writable bytes, or on a device an object with ``__dlpack__`` in their place."""
 
     def move(self, source: int, target: int, num_bytes: int) -> None:
-        """``memmove`` within the memory."""
+        """``memmove`` within the memory, downwards: ``target`` is the lower offset."""
 
     def close(self) -> None:
         """Give the memory back; :class:`StillLeased` while views of it live."""
@@ -126,11 +129,15 @@ class DeviceMemory:
         return self._all[offset : offset + num_bytes]
 
     def move(self, source: int, target: int, num_bytes: int) -> None:
-        # Through a copy: overlapping device copies have no defined order.
-        self._all[target : target + num_bytes] = self._all[source : source + num_bytes].copy()
+        # Upwards and through a small copy: overlapping device copies have no defined order.
+        assert target <= source, (source, target)
+        for start in range(0, num_bytes, _BOUNCE_BYTES):
+            length = min(_BOUNCE_BYTES, num_bytes - start)
+            piece = self._all[source + start : source + start + length].copy()
+            self._all[target + start : target + start + length] = piece
 
     def close(self) -> None:
-        self._all = None
+        self._all = None  # the pool has it back; another arena may take it from there
 
 
 def device_memory(num_bytes: int) -> Memory:
