@@ -3,10 +3,12 @@
 from lite_llm.kvcache.cache import KvCache
 from lite_llm.kvcache.failures import NotResident, PageLeaked, SequenceReleased
 from lite_llm.kvcache.layout import KvLayout, LayerKv
+from lite_llm.kvcache.page_file import DiskPages
 from lite_llm.kvcache.sequence import CachedSequence
 
 __all__ = [
     "CachedSequence",
+    "DiskPages",
     "KvCache",
     "KvLayout",
     "LayerKv",

@@ -18,7 +18,7 @@ from lite_llm.kvcache.layout import KvLayout
 
 
 class DevicePages:
-    """As many pages as the budget holds; a page is one contiguous block, so it moves as one copy."""
+    """As many pages as the budget holds; each is one contiguous block, so that it moves as one."""
 
     def __init__(
         self,

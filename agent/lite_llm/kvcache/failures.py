@@ -10,7 +10,7 @@ class SequenceReleased(Internal):
 
 
 class NotResident(Internal):
-    """A sequence was to be computed whose pages, or the room for new ones, are not on the device."""
+    """A sequence was to be computed without its pages, or room for new ones, on the device."""
 
 
 class PageLeaked(Internal):

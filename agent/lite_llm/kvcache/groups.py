@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from lite_llm.kvcache.layout import KvLayout, LayerKv
@@ -16,7 +16,7 @@ from lite_llm.kvcache.layout import KvLayout, LayerKv
 ALIGNMENT: Final = 256
 """Bytes. Where a layer's part of a page begins: the widest vector load, and CUDA's own border."""
 
-_MOST_CUTS: Final = 4  # of the smallest set of layers; more pages cost host time at every step
+_MOST_CUTS: Final = 4  # tried of each set of layers; more pages cost host time at every step
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,11 @@ def group_layers(layout: KvLayout, page_tokens: int) -> tuple[Group, ...]:
         window: [_part_elements(layout, layout.layers[i], page_tokens) for i in layers]
         for window, layers in sets.items()
     }
-    least = min(sum(sizes) for sizes in parts.values())
-    plans = [_cut(parts, least / cuts) for cuts in range(1, _MOST_CUTS + 1)]
+    plans = [
+        _cut(parts, sum(sizes) / cuts)
+        for sizes in parts.values()
+        for cuts in range(1, _MOST_CUTS + 1)
+    ]
     plan = min(plans, key=lambda cuts: (_memory(parts, cuts), sum(map(len, cuts.values()))))
     return tuple(
         _group(layout, window, sets[window][begin:end], page_tokens)
@@ -73,7 +76,7 @@ def _cut(parts: dict[int | None, list[int]], target: float) -> Cuts:
     for window, sizes in parts.items():
         wanted = min(len(sizes), max(1, round(sum(sizes) / target)))
         borders = [len(sizes) * i // wanted for i in range(wanted + 1)]
-        cuts[window] = list(zip(borders, borders[1:], strict=False))
+        cuts[window] = list(pairwise(borders))
     return cuts
 
 

@@ -1,26 +1,44 @@
-"""One sequence's part of the cache."""
+"""One sequence's part of the cache: its pages by group, and the table that kernels read.
+
+A page that anybody else may read is never written: shared partial pages are copied first, and
+full ones are not written again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lite_llm.kvcache.failures import NotResident, SequenceReleased
+from lite_llm.kvcache.tree import Node, Page, Place
 
 if TYPE_CHECKING:
     from lite_llm.kvcache.cache import KvCache
 
 
 class CachedSequence:
-    """Made by :meth:`KvCache.sequence` only. Any use after :meth:`release` raises
+    """Made by :meth:`KvCache.sequence` and :meth:`fork` only. Any use after :meth:`release` raises
     :class:`SequenceReleased`."""
 
     def __init__(self, cache: KvCache, salt: bytes) -> None:
         self._cache = cache
-        self._salt = salt
+        self._ledger = cache.ledger
+        self.salt = salt
+        self._page_tokens = cache.page_tokens
+        self._windows = [group.window for group in cache.groups]
         self._tokens: list[int] = []
+        self._tip: Node | None = None  # of the tree: the last full page; None before the first
+        self._num_dropped = [0] * len(self._windows)
         self._is_released = False
-        self.pages: list[list[int]] = [[] for _ in cache.groups]
+        self._is_swapped_out = False
+        self.pages: list[list[Page | None]] = [[] for _ in self._windows]
+        """By group, the first tokens' first; None behind a window."""
+        self.tables = [np.zeros(8, dtype=np.int32) for _ in self._windows]
+        """By group, the slots of ``pages``, and room for more."""
 
     @property
     def num_computed(self) -> int:
@@ -29,76 +47,221 @@ class CachedSequence:
 
     @property
     def is_ready(self) -> bool:
-        """False while pages come from disk: it can't be batched, and if one turns out to be
-        corrupt ``num_computed`` shrinks. Without a disk always True."""
-        return True
+        """False while pages come from disk: until then it can't be batched, and should one turn
+        out to be corrupt, ``num_computed`` shrinks. Without a disk always True."""
+        self._require()
+        return self._cache.is_ready(self)
 
     @property
     def is_swapped_out(self) -> bool:
         """Between :meth:`swap_out` and :meth:`swap_in`."""
-        return False
+        return self._is_swapped_out
 
     def has_room(self, num_tokens: int) -> bool:
-        """Whether the next ``num_tokens`` are reserved already."""
-        self._require()
-        return self.num_computed + num_tokens <= len(self.pages[0]) * self._cache.page_tokens
+        """Whether the next ``num_tokens`` are reserved already, or are none."""
+        return not self._is_swapped_out and not self.pages_to_reserve(num_tokens)
 
     def pages_to_reserve(self, num_tokens: int) -> int:
         """New pages that :meth:`reserve` would take."""
         self._require()
-        needed = -(-(self.num_computed + num_tokens) // self._cache.page_tokens)
-        return sum(max(0, needed - len(pages)) for pages in self.pages)
+        if not num_tokens:
+            return 0
+        needed = -(-(self.num_computed + num_tokens) // self._page_tokens)
+        missing = sum(max(0, needed - len(pages)) for pages in self.pages)
+        return missing + len(self._shared_partial())
 
     def reserve(self, num_tokens: int) -> bool:
         """Room for the next ``num_tokens``, counted from ``num_computed``; may evict what no
-        sequence uses. False where there is too little, and then nothing has changed."""
-        wanted = self.pages_to_reserve(num_tokens)
-        taken = self._cache.take(wanted)
+        sequence uses. False where there is too little, and then nothing has changed. Raises
+        :class:`NotResident` when swapped out."""
+        self._require_resident()
+        if not self.pages_to_reserve(num_tokens):
+            return True
+        needed = -(-(self.num_computed + num_tokens) // self._page_tokens)
+        shared = self._shared_partial()
+        missing = [
+            group for group, pages in enumerate(self.pages) for _ in range(needed - len(pages))
+        ]
+        taken = self._cache.take([*shared, *missing])
         if taken is None:
             return False
-        each = wanted // len(self.pages)
-        for index, pages in enumerate(self.pages):
-            pages.extend(taken[index * each : (index + 1) * each])
+        partial = self.num_computed // self._page_tokens
+        for group, page in zip(shared, taken, strict=False):
+            old = self.pages[group][partial]
+            assert old is not None
+            self._cache.copy(old, page)
+            self._ledger.let_go([old])
+            self._set(group, partial, page)
+        for page in taken[len(shared) :]:
+            self._append(page)
         return True
 
     def commit(self, tokens: Sequence[int]) -> None:
-        """The keys and values of these next tokens are written; full pages can be found."""
-        self._require()
-        assert self.has_room(len(tokens))
+        """The keys and values of these next tokens are written; full pages can now be found, and
+        what no later token sees is let go. Raises :class:`NotResident` without room for them."""
+        if not self.has_room(len(tokens)):
+            raise NotResident(f"{len(tokens)} tokens were not reserved", where="kvcache")
         self._tokens.extend(tokens)
+        self._publish()
+        self._drop_behind_windows()
 
     def fork(self) -> CachedSequence:
-        """A second sequence that shares what is computed; neither sees what the other adds."""
-        self._require()
-        other = self._cache.sequence((), salt=self._salt)
-        if not other.reserve(self.num_computed):
-            raise NotResident("the device has no room for a fork", where="kvcache")
-        for mine, theirs in zip(self.pages, other.pages, strict=True):
-            for source, target in zip(mine, theirs, strict=False):
-                self._cache.copy(source, target)
-        other._tokens = list(self._tokens)
+        """A second sequence that shares what is computed; neither sees what the other adds. Raises
+        :class:`NotResident` while swapped out or waiting for the disk."""
+        self._require_resident()
+        if not self.is_ready:
+            raise NotResident("the sequence waits for its pages", where="kvcache")
+        other = CachedSequence(self._cache, self.salt)
+        used = -(-self.num_computed // self._page_tokens)
+        other._adopt(self._tokens, [pages[:used] for pages in self.pages], self._tip)
+        other._num_dropped = list(self._num_dropped)
+        other._retable()
+        self._cache.add(other)
         return other
 
     def swap_out(self) -> bool:
-        """Move what only this sequence uses to host memory; False where that has no room."""
+        """Move what no resident sequence uses to host memory, and give back what is reserved;
+        False, and nothing has changed, where host memory has no room."""
         self._require()
-        return False
+        if self._is_swapped_out or not self.is_ready:
+            return self._is_swapped_out
+        used = -(-self.num_computed // self._page_tokens)
+        kept = [page for pages in self.pages for page in pages[:used] if page is not None]
+        if not self._cache.bring([p for p in kept if p.holders == p.num_out + 1], Place.HOST):
+            return False
+        self._ledger.let_go([p for pages in self.pages for p in pages[used:] if p is not None])
+        for pages in self.pages:
+            del pages[used:]
+        self._set_swapped_out(True)
+        return True
 
     def swap_in(self) -> bool:
-        """Move it back; False where the device has no room."""
+        """Move it back; False, and nothing has changed, where the device has no room."""
         self._require()
+        if not self._is_swapped_out:
+            return True
+        if not self._cache.bring(self.held(), Place.DEVICE):
+            return False
+        self._set_swapped_out(False)
+        self._retable()
         return True
+
+    def _set_swapped_out(self, is_out: bool) -> None:
+        self._is_swapped_out = is_out
+        for page in self.held():
+            page.num_out += 1 if is_out else -1
 
     def release(self) -> None:
         """Done, or preempted; may be called again. What was committed stays findable until its
         pages are needed."""
         if self._is_released:
             return
+        if self._is_swapped_out:
+            self._set_swapped_out(False)
+        self._ledger.let_go(self.held())
         self._is_released = True
-        for pages in self.pages:
-            self._cache.give(pages)
-        self._cache.forget(self)
+        self.pages = [[] for _ in self._windows]
+        self._tip = None
+        self._cache.remove(self)
+
+    def held(self) -> list[Page]:
+        """The pages that it holds."""
+        return [page for page in chain.from_iterable(self.pages) if page is not None]
+
+    def is_resident(self) -> bool:
+        """Whether its pages are on the device, where its tables say."""
+        return all(
+            page is None or (page.place is Place.DEVICE and page.slot == slot)
+            for pages, table in zip(self.pages, self.tables, strict=True)
+            for page, slot in zip(pages, table.tolist(), strict=False)
+        )
+
+    def begin_with(
+        self, tokens: Sequence[int], pages: list[list[Page | None]], tip: Node | None
+    ) -> None:
+        """The cache's: start from a prefix found, for which there is room, in place of whatever
+        was there."""
+        self._ledger.let_go(self.held())
+        self._num_dropped = [0] * len(self._windows)
+        self._adopt(tokens, pages, tip)
+        came = self._cache.bring(self.held(), Place.DEVICE)
+        assert came, "the prefix was chosen to fit"
+        self._retable()
+
+    def _adopt(
+        self, tokens: Sequence[int], pages: list[list[Page | None]], tip: Node | None
+    ) -> None:
+        self._tokens, self.pages, self._tip = list(tokens), pages, tip
+        self._ledger.hold(self.held())
+
+    def _shared_partial(self) -> list[int]:
+        """Groups whose last page has room for the next token and readers besides this sequence."""
+        partial, filled = divmod(self.num_computed, self._page_tokens)
+        if not filled:
+            return []
+        last = [pages[partial] for pages in self.pages]
+        return [g for g, page in enumerate(last) if page is not None and page.holders > 1]
+
+    def _publish(self) -> None:
+        size, num_full = self._page_tokens, self.num_computed // self._page_tokens
+        if self._tip is None or self._tip.is_detached:
+            if not num_full:
+                return
+            self._tip = self._ledger.tree.root(self.salt)
+        for index in range(self._tip.depth, num_full):
+            key = tuple(self._tokens[index * size : (index + 1) * size])
+            pages = [pages[index] for pages in self.pages]
+            self._tip = self._ledger.publish(self._tip, key, pages)
+            for group, page in enumerate(pages):
+                if page is not self.pages[group][index]:
+                    assert page is not None
+                    self._set(group, index, page)
+
+    def _drop_behind_windows(self) -> None:
+        # The last full page stays whatever the window: new ones are found through it.
+        most = max(0, self.num_computed // self._page_tokens - 1)
+        for group, window in enumerate(self._windows):
+            if window is None:
+                continue
+            behind = min(most, max(0, self.num_computed - window + 1) // self._page_tokens)
+            pages = self.pages[group]
+            dropped = pages[self._num_dropped[group] : behind]
+            if dropped:
+                self._ledger.let_go([page for page in dropped if page is not None])
+                pages[self._num_dropped[group] : behind] = [None] * len(dropped)
+                self._num_dropped[group] = behind
+
+    def _append(self, page: Page) -> None:
+        pages = self.pages[page.group]
+        pages.append(page)
+        self._set(page.group, len(pages) - 1, page)
+
+    def _set(self, group: int, index: int, page: Page) -> None:
+        if index >= len(self.tables[group]):
+            self.tables[group] = _grown(self.tables[group], index + 1)
+        self.pages[group][index] = page
+        self.tables[group][index] = page.slot
+
+    def _retable(self) -> None:
+        for group, pages in enumerate(self.pages):
+            self.tables[group] = _grown(self.tables[group], len(pages))
+            slots = [0 if page is None else page.slot for page in pages]
+            self.tables[group][: len(pages)] = slots
 
     def _require(self) -> None:
         if self._is_released:
             raise SequenceReleased("the sequence was released", where="kvcache")
+
+    def _require_resident(self) -> None:
+        self._require()
+        if self._is_swapped_out:
+            raise NotResident("the sequence is swapped out", where="kvcache")
+
+
+def _grown(table_N: NDArray[np.int32], least: int) -> NDArray[np.int32]:
+    """At least doubled, so that appending costs the same per page on average."""
+    if least <= len(table_N):
+        return table_N
+    grown_N = np.zeros(max(least, 2 * len(table_N)), dtype=np.int32)
+    grown_N[: len(table_N)] = table_N
+    return grown_N

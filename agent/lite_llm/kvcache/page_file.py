@@ -1,0 +1,80 @@
+"""Cold pages in one file that no name leads to, so that it is gone when the process is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+
+import torch
+import xxhash
+from torch import Tensor
+
+from lite_llm.contracts.errors import Corrupt, StorageFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskPages:
+    """Room for pages on disk. Reads are slower than the host's by far, so they are for prefixes
+    that took long to compute."""
+
+    directory: Path
+    num_bytes: int
+
+
+class PageFile:
+    """Slots of one page each, with the checksums of their contents in memory; for one thread."""
+
+    def __init__(self, settings: DiskPages, page_bytes: int) -> None:
+        """Raises :class:`StorageFailed` where the directory takes no file."""
+        self.num_pages = settings.num_bytes // page_bytes
+        self._where = f"kvcache, {settings.directory}"
+        self._page_bytes = page_bytes
+        self._checksums: dict[int, int] = {}
+        try:
+            # Closed by __exit__.
+            self._file = TemporaryFile(dir=settings.directory, buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise StorageFailed(str(error), where=self._where) from error
+
+    def write(self, slot: int, page_X: Tensor) -> None:
+        """Raises :class:`StorageFailed`, and then the slot holds nothing."""
+        self._checksums.pop(slot, None)
+        data = _bytes_of(page_X.cpu())
+        try:
+            written = os.pwrite(self._file.fileno(), data, slot * self._page_bytes)
+        except OSError as error:
+            raise StorageFailed(str(error), where=self._where) from error
+        if written != len(data):
+            raise StorageFailed(f"{written} of {len(data)} bytes written", where=self._where)
+        self._checksums[slot] = xxhash.xxh3_64_intdigest(data)
+
+    def read(self, slot: int, into_X: Tensor) -> None:
+        """Raises :class:`Corrupt` if the bytes are not those written, or none were."""
+        page_X = torch.empty_like(into_X, device="cpu") if into_X.is_cuda else into_X
+        data = _bytes_of(page_X)
+        try:
+            got = os.preadv(self._file.fileno(), [data], slot * self._page_bytes)
+        except OSError as error:
+            raise StorageFailed(str(error), where=self._where) from error
+        if got != len(data) or xxhash.xxh3_64_intdigest(data) != self._checksums.get(slot):
+            raise Corrupt(f"slot {slot} differs from its checksum", where=self._where)
+        if page_X is not into_X:
+            into_X.copy_(page_X)
+
+    def __enter__(self) -> PageFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def _bytes_of(page_X: Tensor) -> memoryview:
+    return page_X.view(torch.uint8).numpy().data
