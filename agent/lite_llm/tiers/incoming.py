@@ -202,5 +202,5 @@ class IncomingFile:
         return found[0]
 
     def _verified(self, num_bytes: int, times: ReadTimes, meter: Meter) -> None:
-        if self.grid.is_checked:
+        if self.grid.is_checked and times.verify:  # mapped bytes may have been verified before
             meter.add(Phase.VERIFY, num_bytes, times.verify)

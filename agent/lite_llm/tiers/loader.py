@@ -21,6 +21,7 @@ from lite_llm.tiers.memory_tier import HeldRun, HostTier
 from lite_llm.tiers.plan import LoadPlan, Run, plan_load
 from lite_llm.tiers.source import LocalSource, Source
 from lite_llm.tiers.turns import Turns
+from lite_llm.tiers.verified import VerifiedChunks
 
 FETCH_SLOTS = 16
 """Ranged GETs at a time, all loads together."""
@@ -50,6 +51,7 @@ class Loader:
         self._reader = reader
         self._disks = disks
         self._map_cached = map_cached
+        self._verified = VerifiedChunks()
         measures = Measures(metrics, node=node)
         # Twice the threads: each finds its next request waiting when it is done with one.
         disk_wire, store_wire = Turns(2 * reader.threads), Turns(fetch_slots)
@@ -152,7 +154,8 @@ class Loader:
         host, mapped = self._shared.host, dict[Run, MappedFile]()
         if self._map_cached:
             absent = [run for identity, run in wanted if not host.has(identity, run)]
-            mapped = mappings((run, files[run.file.name].path) for run in absent)
+            paths = ((run, files[run.file.name].path) for run in absent)
+            mapped = mappings(paths, self._verified)
         try:
             places = host.hold(wanted, mapped=mapped)
         finally:

@@ -30,6 +30,7 @@ from lite_llm.tiers.failures import ReadFailed, StillLeased
 from lite_llm.tiers.file_guard import file_guards
 from lite_llm.tiers.page_cache import cached_bytes
 from lite_llm.tiers.plan import Run
+from lite_llm.tiers.verified import VerifiedChunks
 
 log = structlog.get_logger(__name__)
 
@@ -51,12 +52,14 @@ def is_better_mapped(offset: int, num_bytes: int, *, cached: int, file_bytes: in
     return fits and cached >= MOST * num_bytes
 
 
-def mappings(wanted: Iterable[tuple[Run, Path | None]]) -> dict[Run, MappedFile]:
+def mappings(
+    wanted: Iterable[tuple[Run, Path | None]], known: VerifiedChunks
+) -> dict[Run, MappedFile]:
     """Those runs that are better served in place, each with its file; see to it that they close."""
     served: dict[Run, MappedFile] = {}
     for path, runs in _by_path(wanted).items():
         try:
-            file = MappedFile(path)
+            file = MappedFile(path, known)
         except OSError:  # the arena serves it, or its reader says what is wrong
             continue
         served |= {run: file for run in runs if file.is_worth(run)}
@@ -76,7 +79,7 @@ def _by_path(wanted: Iterable[tuple[Run, Path | None]]) -> dict[Path, list[Run]]
 class MappedFile:
     """A guarded mapping of a whole file, made of address space only until pages are touched."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: VerifiedChunks) -> None:
         """Raises ``OSError`` where the file can't be opened, mapped or guarded."""
         self.path = path
         self.is_private = False
@@ -88,6 +91,8 @@ class MappedFile:
             if not file_guards().hold(self.descriptor, self._leave_file):
                 raise OSError(errno.EOPNOTSUPP, "the file can't be guarded", str(path))
             self.num_bytes = os.fstat(self.descriptor).st_size
+            self.verified = known.of(self.descriptor)
+            """Ranges of chunks that need no check."""
             # Writable and private: a chunk that is bad in the file is mended in memory only.
             self._pages = mmap.mmap(
                 self.descriptor, self.num_bytes, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE

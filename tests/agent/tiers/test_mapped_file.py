@@ -26,6 +26,7 @@ from lite_llm.tiers import (
 )
 from lite_llm.tiers.mapped_file import MappedFile, is_better_mapped
 from lite_llm.tiers.page_cache import is_cached
+from lite_llm.tiers.verified import SETTLED_NS, Stamp, VerifiedChunks
 
 CHUNK = 64 << 10
 
@@ -199,7 +200,7 @@ async def test_bad_chunks_come_from_a_mirror_and_the_file_is_left_as_it_is(
 
 
 def test_parts_can_only_be_read_while_they_are_held(directory: Path) -> None:
-    file = MappedFile(directory / "dense.bin")
+    file = MappedFile(directory / "dense.bin", VerifiedChunks())
     block = file.block(CHUNK, CHUNK, owner="test")
     with block.read() as lease:
         assert len(lease.view) == CHUNK
@@ -209,6 +210,46 @@ def test_parts_can_only_be_read_while_they_are_held(directory: Path) -> None:
         _ = lease.view
     block.arena.close()
     assert file.descriptor == -1
+
+
+async def verified_bytes(loader: Loader, checkpoint: Any, directory: Path) -> int:
+    async with loader.load(checkpoint.manifest, [LocalSource(directory)]) as load:
+        await load.done()
+        states = [state async for state in load.progress()]
+    return states[-1].phases[Phase.VERIFY].num_bytes
+
+
+async def test_what_was_verified_in_place_is_not_verified_again_until_it_changes(
+    mapping: Loader, checkpoint: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lite_llm.tiers.verified.SETTLED_NS", -(10**12))
+    total = checkpoint.manifest.num_bytes
+    assert await verified_bytes(mapping, checkpoint, directory) == total
+    assert await verified_bytes(mapping, checkpoint, directory) == 0
+    damaged = bytearray(checkpoint.content["dense.bin"])
+    damaged[17] ^= 1
+    (directory / "dense.bin").write_bytes(damaged)
+    with pytest.raises(Corrupt, match=r"chunk 0 of dense\.bin"):
+        await verified_bytes(mapping, checkpoint, directory)
+    (directory / "dense.bin").write_bytes(checkpoint.content["dense.bin"])
+    assert await verified_bytes(mapping, checkpoint, directory) == len(
+        checkpoint.content["dense.bin"]
+    )
+
+
+async def test_a_file_that_was_just_written_is_verified_every_time(
+    mapping: Loader, checkpoint: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lite_llm.tiers.verified.SETTLED_NS", 10**12)
+    total = checkpoint.manifest.num_bytes
+    assert await verified_bytes(mapping, checkpoint, directory) == total
+    assert await verified_bytes(mapping, checkpoint, directory) == total
+
+
+def test_a_stamp_is_settled_once_a_later_write_would_show() -> None:
+    stamp = Stamp(1, 2, 3, mtime=100, ctime=200)
+    assert not stamp.is_settled(200 + SETTLED_NS)
+    assert stamp.is_settled(201 + SETTLED_NS)
 
 
 DYING = """
