@@ -49,8 +49,19 @@ def read_small(path: Path, *, max_bytes: int, follow_links: bool = False) -> byt
         num_bytes = os.fstat(descriptor).st_size
         if num_bytes > max_bytes:
             raise corrupt(f"{num_bytes} bytes, more than {max_bytes}", str(path))
-        buffer = bytearray(num_bytes)
-        read_into(descriptor, 0, memoryview(buffer), str(path))
-        return bytes(buffer)
+        pieces: list[bytes] = []  # one as a rule, and joining one copies nothing
+        while missing := num_bytes - sum(map(len, pieces)):
+            pieces.append(_read(descriptor, num_bytes - missing, missing, str(path)))
+        return b"".join(pieces)
     finally:
         os.close(descriptor)
+
+
+def _read(descriptor: int, offset: int, num_bytes: int, where: str) -> bytes:
+    try:
+        piece = os.pread(descriptor, num_bytes, offset)
+    except OSError as error:
+        raise corrupt(f"can't be read at {offset}: {error.strerror}", where) from error
+    if not piece:
+        raise corrupt(f"ends at {offset}, {num_bytes} bytes too soon", where)
+    return piece

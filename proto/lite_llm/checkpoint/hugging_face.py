@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,13 +10,9 @@ import msgspec
 
 from lite_llm.checkpoint.expert_parts import Experts, split_experts, text_config
 from lite_llm.checkpoint.files import read_small
-from lite_llm.checkpoint.safetensors_header import MAX_HEADER_BYTES, read_header
-from lite_llm.checkpoint.strict_json import (
-    corrupt,
-    decoded,
-    parse_object,
-    refuse_duplicate_keys,
-)
+from lite_llm.checkpoint.json_members import members, scan
+from lite_llm.checkpoint.safetensors_header import read_header
+from lite_llm.checkpoint.strict_json import corrupt, decoded, parse_object
 from lite_llm.checkpoint.torch_pickle import read_pickle
 from lite_llm.contracts.errors import Unsupported
 from lite_llm.contracts.identity import ExpertKey
@@ -27,6 +23,10 @@ CONFIG: Final = "config.json"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX: Final = ".index.json"
 MAX_CONFIG_BYTES: Final = 1 << 20
+MAX_SHARD_INDEX_BYTES: Final = 32 << 20
+MAX_TENSORS: Final = 220_000
+"""In a shard index: Kimi-K2 in int4 has 207,000, which take 21 MB there."""
+MAX_SHARDS: Final = 4096
 EXTRAS: Final = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
     "merges.txt", "preprocessor_config.json", "special_tokens_map.json", "spiece.model",
@@ -84,26 +84,23 @@ def _contents(directory: Path, *, pickles: bool) -> tuple[list[FileRecord], list
                 other = found[record.name].span.file
                 raise corrupt(f"tensor {record.name} is in {other}, too", str(directory / name))
             found[record.name] = record
-    for tensor, file in places.items():
+    where = str(directory / (stem + INDEX_SUFFIX))
+    for tensor, value in scan(places, where):
+        file = decoded(value, str, where)
         if tensor not in found or found[tensor].span.file != file:
-            raise corrupt(
-                f"{tensor[:200]} is not in {file}", f"{directory / (stem + INDEX_SUFFIX)}"
-            )
+            raise corrupt(f"{tensor[:200]} is not in {file}", where)
     return files, list(found.values())
 
 
-def _shards(directory: Path, *, pickles: bool) -> tuple[str, list[str], Mapping[str, str]]:
+def _shards(directory: Path, *, pickles: bool) -> tuple[str, list[str], memoryview]:
     """The format by its file's usual name, the names of the shards, and what an index says."""
     for stem in (SAFETENSORS, PICKLE) if pickles else (SAFETENSORS,):
         if (index := directory / f"{stem}{INDEX_SUFFIX}").exists():
-            data = read_small(index, max_bytes=MAX_HEADER_BYTES, follow_links=True)
-            where = f"{index}: weight_map"
-            raw = decoded(data, _ShardIndex, str(index)).weight_map
-            places = decoded(raw, dict[str, str], where)
-            refuse_duplicate_keys(bytes(raw), where)
-            return stem, _checked_names(places.values(), stem, where), places
+            data = read_small(index, max_bytes=MAX_SHARD_INDEX_BYTES, follow_links=True)
+            places = memoryview(decoded(data, _ShardIndex, str(index)).weight_map)
+            return stem, _shard_names(places, stem, f"{index}: weight_map"), places
         if (directory / stem).exists():
-            return stem, [stem], {}
+            return stem, [stem], memoryview(b"{}")
     hint = "pickles are read by `lite-llm convert` only" if not pickles else "fetch it again"
     raise Unsupported(
         f"{directory} holds neither checkpoint.idx nor {SAFETENSORS}",
@@ -112,9 +109,14 @@ def _shards(directory: Path, *, pickles: bool) -> tuple[str, list[str], Mapping[
     )
 
 
-def _checked_names(values: Iterable[str], stem: str, where: str) -> list[str]:
-    names = sorted(set(values))
+def _shard_names(places: memoryview, stem: str, where: str) -> list[str]:
     suffix = Path(stem).suffix
+    values: set[bytes] = set()
+    for _, value in members(places, where, max_count=MAX_TENSORS):
+        values.add(value)
+        if len(values) > MAX_SHARDS:
+            raise corrupt(f"more than {MAX_SHARDS} files", where)
+    names = sorted(decoded(value, str, where) for value in values)
     for name in names:
         # A name with a folder in it could reach outside of the checkpoint.
         if "/" in name or "\0" in name or name.startswith(".") or not name.endswith(suffix):

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from lite_llm.checkpoint import INDEX_NAME, open_checkpoint
+from lite_llm.checkpoint.hugging_face import INDEX_SUFFIX, SAFETENSORS
+from lite_llm.checkpoint.hugging_face import MAX_TENSORS as MAX_INDEXED
+from lite_llm.checkpoint.safetensors_header import MAX_TENSORS
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, OverBudget, VersionMismatch
 
 ATTACKS = Path(__file__).parent / "attacks"
@@ -40,13 +43,13 @@ WORDS = {
     "duplicate-key.safetensors": "'a' twice", "escaped-duplicate-key.safetensors": "'a' twice",
     "hole.safetensors": "'b': begins at 40", "overlap.safetensors": "'b': begins at 16",
     "absurd-length.safetensors": "header of", "padded.safetensors": "padded",
-    "truncated.safetensors": "truncated", "deep.safetensors": "recursion",
+    "truncated.safetensors": "truncated", "deep.safetensors": "flat object at byte 1",
     "endless-experts.safetensors": "fused experts",
 }  # fmt: skip
 """What the message must say, beside the file's name."""
 
 MEASURE = """
-import json, sys, time
+import ctypes, gc, json, sys, time
 from pathlib import Path
 from lite_llm.checkpoint import open_checkpoint
 from lite_llm.contracts.errors import LiteLLMError
@@ -58,6 +61,8 @@ def kib(field):
 open_checkpoint(Path(sys.argv[1])).close()
 results = {}
 for path in map(Path, sys.argv[2:]):
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, start = kib("VmRSS"), time.process_time()
     try:
@@ -130,10 +135,50 @@ BIG: dict[str, Callable[[], bytes]] = {
 }
 
 
-def big_safetensors() -> bytes:
-    entry = '"%06d":{"dtype":"U8","shape":[],"data_offsets":[0,0]}'
-    header = ("{" + ",".join(entry % number for number in range((1 << 16) - 1)) + "}").encode()
-    return struct.pack("<Q", len(header)) + header
+def safetensors(header: str) -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode()
+
+
+def most_tensors() -> bytes:
+    """As many as one file may have, with names as long as its header has room for."""
+    entry = '"%06d' + "x" * 100 + '":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    return safetensors("{" + ",".join(entry % number for number in range(MAX_TENSORS)) + "}") + b"x"
+
+
+def bad_tensor(field: str, value: str) -> bytes:
+    fields = {"dtype": '"U8"', "shape": "[1]", "data_offsets": "[0,1]"} | {field: value}
+    return safetensors('{"a":{' + ",".join(f'"{name}":{fields[name]}' for name in fields) + "}}")
+
+
+BIG_SAFETENSORS: dict[str, Callable[[], bytes]] = {
+    "most-tensors": most_tensors,
+    "most-tensors-last-twice": lambda: most_tensors().replace(b"099999x", b"099998x"),
+    "endless-shape": lambda: bad_tensor("shape", "[" + "1," * (7 << 20) + "1]"),
+    "endless-dtype": lambda: bad_tensor("dtype", '"' + "F" * (15 << 20) + '"'),
+    "endless-name": lambda: safetensors('{"' + "a" * (15 << 20) + '":{}}'),
+    "endless-string": lambda: safetensors('{"' + "a\\" * (5 << 20)),
+    "endless-escapes": lambda: safetensors('{"' + "\\\\" * (5 << 20)),
+    "endless-spaces": lambda: safetensors("{" + " " * (15 << 20) + "x"),
+    "endless-objects": lambda: safetensors('{"a":' + "{" * (15 << 20)),
+    "much-metadata": lambda: safetensors('{"__metadata__":{' + '"a":"b",' * (1 << 20) + '"":""}}'),
+    "no-tensors": lambda: safetensors("{" + '"a":"b",' * (1 << 20) + '"":""}'),
+}
+
+
+def shards(pairs: str) -> bytes:
+    return ('{"metadata":{},"weight_map":{' + pairs + "}}").encode()
+
+
+LONG = "model.layers.10.mlp.experts.100.down_proj.weight_packed"
+BIG_SHARDS: dict[str, Callable[[], bytes]] = {
+    "most-shards-last-twice": lambda: shards(
+        ",".join(f'"{n:06}{LONG}":"a.safetensors"' for n in range(MAX_INDEXED - 1))
+        + f',"000000{LONG}":"a.safetensors"'
+    ),
+    "endless-shards": lambda: shards('"a":"b.safetensors",' * (3 << 19) + '"":""'),
+    "many-files": lambda: shards(",".join(f'"{n}":"{n}.safetensors"' for n in range(10_000))),
+    "shards-of-shards": lambda: shards('"a":' + '{"a":' * (6 << 20)),
+}
 
 
 def test_refusing_takes_at_most_a_second_and_64_mib(tmp_path: Path) -> None:
@@ -142,8 +187,13 @@ def test_refusing_takes_at_most_a_second_and_64_mib(tmp_path: Path) -> None:
     for name, make in BIG.items():
         plant(ATTACKS / "valid.idx", tmp_path / name)
         (tmp_path / name / INDEX_NAME).write_bytes(make())
-    plant(ATTACKS / "valid.safetensors", tmp_path / "big-safetensors")
-    (tmp_path / "big-safetensors" / "model.safetensors").write_bytes(big_safetensors())
+    for makers, target in (
+        (BIG_SAFETENSORS, SAFETENSORS),
+        (BIG_SHARDS, SAFETENSORS + INDEX_SUFFIX),
+    ):
+        for name, make in makers.items():
+            plant(ATTACKS / "valid.safetensors", tmp_path / name)
+            (tmp_path / name / target).write_bytes(make())
     names = sorted(path.name for path in tmp_path.iterdir())
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "valid.idx")]
     output = subprocess.run(
