@@ -68,6 +68,8 @@ def manifest_of(header: Header, records: Records, where: str) -> Manifest:
         version=header.version,
         step=header.step,
         architecture=header.architecture,
+        routing_seed=int(header.routing_seed, 16),
+        optimizer=header.optimizer,
         tiers=tuple(tiers),
         files=tuple(_file_record(entry) for entry in records.files),
         tensors=tuple(_tensor_record(entry, records.files) for entry in records.tensors),

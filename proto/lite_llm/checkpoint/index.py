@@ -78,6 +78,8 @@ class Header(Struct):
     tiers: list[TierEntry] = []
     layouts: list[Annotated[list[PartEntry], Meta(min_length=1, max_length=64)]] = []
     extras: dict[str, Sha256] = {}
+    routing_seed: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")] = "0" * 32
+    optimizer: dict[str, Any] = {}
 
 
 class FileEntry(Struct, array_like=True, gc=False):
@@ -142,7 +144,7 @@ def encode(manifest: Manifest) -> bytes:
             [[name, dtype, list(shape)] for name, dtype, shape in layout] for layout in layouts
         ],
         "extras": dict(manifest.extras),
-    }
+    } | _training(manifest)
     encoded_header = canonical(header)
     _check_size("the index's header", len(encoded_header), MAX_HEADER_BYTES)
     body = _HEADER[2:] + encoded_header + _RECORDS + canonical(_records(manifest, layouts))
@@ -227,6 +229,16 @@ def _check_size(what: str, num_bytes: int, limit: int) -> None:
 def _tier_entry(tier: Tier) -> Mapping[str, Any]:
     fields = {name: getattr(tier, name) for name in TierEntry.__struct_fields__}
     return fields | {"placement": tier.placement.name.lower()}
+
+
+def _training(manifest: Manifest) -> dict[str, Any]:
+    """Fields that most checkpoints have no use for, and so leave out."""
+    fields: dict[str, Any] = {}
+    if manifest.routing_seed:
+        fields["routing_seed"] = f"{manifest.routing_seed:032x}"
+    if manifest.optimizer:
+        fields["optimizer"] = dict(manifest.optimizer)
+    return fields
 
 
 def _records(manifest: Manifest, layouts: Mapping[tuple[Any, ...], int]) -> Any:

@@ -129,6 +129,10 @@ class Manifest:
     """Training steps behind these weights; 0 where nothing says."""
     architecture: Mapping[str, Any]
     """The fields of the Hugging Face ``config.json``."""
+    routing_seed: int = 0
+    """Base of the routing seeds that the model was trained with (SPEC-003), 128 bits, unsigned."""
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    """What a trainer needs to go on from here: the optimizer's name and numbers. No weights."""
     tiers: tuple[Tier, ...] = ()
     """Empty for a dense model."""
     files: tuple[FileRecord, ...]

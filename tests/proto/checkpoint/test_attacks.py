@@ -37,6 +37,7 @@ WORDS = {
     "wrong-dtype.idx": "'embed'", "unknown-dtype.idx": "F128", "wrong-shape.idx": "(32, 33)",
     "key-twice.idx": "0.0.0.0", "outside-its-tier.idx": "tier 'hot'", "no-such-tier.idx": "tier 3",
     "over-budget.idx": "budget is 127", "odd-placement.idx": "tepid", "major-2.idx": "version 2",
+    "odd-seed.idx": "routing_seed", "odd-optimizer.idx": "optimizer",
     "duplicate-header-key.idx": "'model' twice", "duplicate-nested-key.idx": "'model_type' twice",
     "deep-architecture.idx": "recursion", "deep-records.idx": "recursion",
     "flipped-bit.idx": "checksum", "truncated.idx": "checksum",

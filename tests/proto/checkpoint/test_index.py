@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lite_llm.checkpoint import INDEX_NAME, read_index
+from lite_llm.checkpoint import INDEX_NAME, convert, read_index
 from lite_llm.checkpoint.checks import manifest_of
 from lite_llm.checkpoint.index import MAX_HEADER_BYTES, decode, encode
 from lite_llm.contracts.errors import Unsupported, VersionMismatch
@@ -36,6 +36,19 @@ def test_a_manifest_survives_being_written_down(converted: Path) -> None:
     assert manifest == read_index(converted)
     assert encode(manifest) == data
     assert manifest.version == "tiny-v1.0.0"
+
+
+def test_what_training_needs_travels_along(converted: Path, tmp_path: Path) -> None:
+    seed, optimizer = 0xFEED << 112 | 7, {"name": "adamw", "betas": [0.9, 0.95], "steps": 3}
+    manifest = replace(read_index(converted), step=3, routing_seed=seed, optimizer=optimizer)
+    data = encode(manifest)
+    assert manifest_in(data) == manifest
+    assert f'"routing_seed":"feed{7:028x}"' in data.decode()
+    (converted / INDEX_NAME).write_bytes(data)
+    for _ in convert(converted, tmp_path / "again"):
+        pass
+    again = read_index(tmp_path / "again")
+    assert (again.step, again.routing_seed, again.optimizer) == (3, seed, optimizer)
 
 
 def test_the_index_is_plain_json_in_ascii(converted: Path) -> None:
@@ -67,6 +80,7 @@ def test_missing_fields_of_older_minors_have_defaults(converted: Path) -> None:
 
     manifest = manifest_in(edited((converted / INDEX_NAME).read_bytes(), from_the_past))
     assert (manifest.version, manifest.step, manifest.tiers) == ("", 0, ())
+    assert (manifest.routing_seed, manifest.optimizer) == (0, {})
     assert manifest.experts == ()
     assert manifest.tensors == read_index(converted).tensors
 

@@ -142,6 +142,8 @@ def indexes() -> Iterator[tuple[str, bytes]]:
     yield "over-budget", changed(lambda h, r: put(h["tiers"][0], "parameter_budget", 127))
     yield "tier-twice", changed(lambda h, r: h["tiers"].append(h["tiers"][0] | {"name": "b"}))
     yield "odd-tier", changed(lambda h, r: put(h["tiers"][0], "top_k_experts", 3))
+    yield "odd-seed", changed(lambda h, r: put(h, "routing_seed", "0" * 31 + "g"))
+    yield "odd-optimizer", changed(lambda h, r: put(h, "optimizer", ["adamw"]))
     yield "odd-placement", changed(lambda h, r: put(h["tiers"][0], "placement", "tepid"))
 
 
