@@ -109,6 +109,7 @@ class GenerateStart(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the gateway, unique per request; the same when a stream is resumed elsewhere."""
     text: _builtins.str
@@ -116,6 +117,10 @@ class GenerateStart(_message.Message):
     """Salts the prefix cache. Set by the server from the credentials, never by a client."""
     priority: _builtins.int
     """Larger is sooner; 0 is usual."""
+    created_at: _builtins.int
+    """Seconds since the epoch, set by the gateway: what a chat template takes for now, so that a
+    stream resumed elsewhere has the same prompt. 0: the agent's clock.
+    """
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -147,10 +152,11 @@ class GenerateStart(_message.Message):
         tenant: _builtins.str = ...,
         priority: _builtins.int = ...,
         resume: Global___Resume | None = ...,
+        created_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "prompt", b"prompt", "resume", b"resume", "sampling", b"sampling", "text", b"text", "tiers", b"tiers", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "text", b"text", "tiers", b"tiers", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "created_at", b"created_at", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "text", b"text", "tiers", b"tiers", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
@@ -212,7 +218,7 @@ class ChatMessage(_message.Message):
     role: _builtins.str
     content: _builtins.str
     extra_json: _builtins.str
-    """JSON array of further fields (tool calls); empty: none."""
+    """JSON object of further fields (tool calls); empty: none."""
     def __init__(
         self,
         *,
@@ -401,22 +407,52 @@ class Resume(_message.Message):
 
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
     next_sequence: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> Global___TokenIds: ...
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedSequence]:
+        """In place of token_ids where n is more than 1: of each sequence, in order of their indices."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: Global___TokenIds | None = ...,
+        next_sequence: _builtins.int = ...,
+        sequences: _abc.Iterable[Global___ResumedSequence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_sequence", b"next_sequence", "sequences", b"sequences", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
+
+@_typing.final
+class ResumedSequence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    finished: _builtins.bool
+    """Its GenerateFinished was received, too."""
     @_builtins.property
     def token_ids(self) -> Global___TokenIds: ...
     def __init__(
         self,
         *,
         token_ids: Global___TokenIds | None = ...,
-        next_sequence: _builtins.int = ...,
+        finished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_sequence", b"next_sequence", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Resume: _TypeAlias = Resume  # noqa: Y015
+Global___ResumedSequence: _TypeAlias = ResumedSequence  # noqa: Y015
 
 @_typing.final
 class GenerateCancel(_message.Message):
