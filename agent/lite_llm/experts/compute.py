@@ -1,4 +1,4 @@
-"""A step's experts, computed: packed, multiplied, summed.
+"""The experts of a layer that are all in memory: packed, multiplied, summed.
 
 Legend: T tokens, D hidden, F inner size of an expert, S packed rows.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lite_llm.experts.packing import Packing
+from lite_llm.experts.activity import Activity
+from lite_llm.experts.packing import packing_of
 from lite_llm.experts.routing import Routed
 from lite_llm.kernels import grouped_linear
 
@@ -19,42 +20,51 @@ Gating = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Expert:
-    """One expert's weights, rows of outputs over columns of inputs; biases all or none."""
+class Matrix:
+    """One of an expert's products: rows of outputs over columns of inputs."""
 
-    gate_FD: Tensor
-    up_FD: Tensor
-    down_DF: Tensor
-    gate_bias_F: Tensor | None = None
-    up_bias_F: Tensor | None = None
-    down_bias_D: Tensor | None = None
+    weight_NK: Tensor
+    bias_N: Tensor | None = None
 
 
-def run_experts(
-    x_TD: Tensor, routed: Routed, packing: Packing, experts: Sequence[Expert], gating: Gating
-) -> Tensor:
-    """The weighted sum of each token's experts: ``[T, D]`` in x's dtype.
+@dataclass(frozen=True)
+class ExpertWeights:
+    """``down(gating(gate(x), up(x)))``."""
 
-    ``experts`` are those of ``packing.experts``, in its order.
-    """
-    x_SD = packing.pack(x_TD)
-    gate_SF = _product(
-        x_SD, packing, [one.gate_FD for one in experts], [one.gate_bias_F for one in experts]
-    )
-    up_SF = _product(
-        x_SD, packing, [one.up_FD for one in experts], [one.up_bias_F for one in experts]
-    )
-    out_SD = _product(
-        gating(gate_SF, up_SF),
-        packing,
-        [one.down_DF for one in experts],
-        [one.down_bias_D for one in experts],
-    )
-    return packing.combine(out_SD, routed.weights_TK, x_TD.dtype)
+    gate: Matrix
+    up: Matrix
+    down: Matrix
 
 
-def _product(
-    x_SK: Tensor, packing: Packing, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
-) -> Tensor:
-    given = [bias for bias in biases if bias is not None]
-    return grouped_linear(x_SK, weights, packing.counts, given or None)
+class LayerExperts:
+    """One layer's experts, by number."""
+
+    def __init__(self, layer: int, experts: Sequence[ExpertWeights], gating: Gating) -> None:
+        self.layer = layer
+        self.activity: Activity | None = None
+        """Counts what runs, if it is there."""
+        self._experts = experts
+        self._gating = gating
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    def __call__(self, x_TD: Tensor, routed: Routed) -> Tensor:
+        """The weighted sum of each token's experts: ``[T, D]`` in x's dtype."""
+        packing = packing_of(routed)
+        if self.activity is not None:
+            self.activity.record(self.layer, packing)
+        experts = [self._experts[number] for number in packing.experts]
+        x_SD = packing.pack(x_TD)
+        inner_SF = self._gating(
+            _product(x_SD, packing.counts, [expert.gate for expert in experts]),
+            _product(x_SD, packing.counts, [expert.up for expert in experts]),
+        )
+        out_SD = _product(inner_SF, packing.counts, [expert.down for expert in experts])
+        return packing.combine(out_SD, routed.weights_TK, x_TD.dtype)
+
+
+def _product(x_SK: Tensor, counts: Sequence[int], matrices: Sequence[Matrix]) -> Tensor:
+    biases = [matrix.bias_N for matrix in matrices if matrix.bias_N is not None]
+    weights = [matrix.weight_NK for matrix in matrices]
+    return grouped_linear(x_SK, weights, counts, biases or None)

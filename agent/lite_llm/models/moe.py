@@ -1,0 +1,156 @@
+"""A mixture of experts in place of a feed-forward block, with the experts that all tokens share.
+
+Legend: T rows, D hidden, E experts of a layer, S packed rows, F inner size of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.experts import (
+    Activity,
+    Gate,
+    Gating,
+    LayerExperts,
+    Router,
+    Ties,
+    check_layer,
+    matrices_of,
+    sigmoid,
+)
+from lite_llm.kernels import Activation, gated, linear
+from lite_llm.models.architecture import Expert, FfnBlock, Weight
+from lite_llm.models.ffn import FfnConfig
+
+
+@dataclass(frozen=True)
+class GatedBy:
+    """``activation(gate) * up``."""
+
+    activation: Activation
+
+    def __call__(self, gate_SF: Tensor, up_SF: Tensor) -> Tensor:
+        return gated(gate_SF, up_SF, self.activation)
+
+
+@dataclass(frozen=True)
+class ClampedSwiGlu:
+    """``(up + 1) * gate * sigmoid(alpha * gate)`` of clamped values (GPT-OSS); rounded once."""
+
+    alpha: float
+    limit: float
+
+    def __call__(self, gate_SF: Tensor, up_SF: Tensor) -> Tensor:
+        gate32_SF = gate_SF.float().clamp(max=self.limit)
+        up32_SF = up_SF.float().clamp(-self.limit, self.limit)
+        return ((up32_SF + 1) * (gate32_SF * sigmoid(gate32_SF * self.alpha))).to(gate_SF.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoeConfig:
+    """One layer's experts, its router and what is shared."""
+
+    layer: int
+    hidden_size: int
+    inner_size: int
+    """Of an expert."""
+    experts: int
+    gate: Gate
+    gating: Gating
+    router: str
+    """The router's name within the layer."""
+    router_bias: bool = False
+    expert_bias: bool = False
+    choice_bias: str | None = None
+    """Name of what is added to scores for the choice alone."""
+    shared: FfnConfig | None = None
+    """Experts that all tokens use, as one dense block."""
+    shared_gate: str | None = None
+    """Name of what scores them, by sigmoid (Qwen2)."""
+    routing_seed: int = 0
+
+    def weights(self) -> dict[str, Weight]:
+        """By name within the layer; without the experts'."""
+        weights = {f"{self.router}.weight": Weight((self.experts, self.hidden_size))}
+        if self.router_bias:
+            weights[f"{self.router}.bias"] = Weight((self.experts,))
+        if self.choice_bias is not None:
+            weights[self.choice_bias] = Weight((self.experts,), torch.float32)
+        if self.shared is not None:
+            weights |= self.shared.weights()
+        if self.shared_gate is not None:
+            weights[self.shared_gate] = Weight((1, self.hidden_size))
+        return weights
+
+    def check_experts(self, layer: int, experts: Sequence[ExpertRecord]) -> None:
+        """All of them, in a layout that can be computed with."""
+        check_layer(
+            layer,
+            experts,
+            count=self.experts,
+            hidden_size=self.hidden_size,
+            inner_size=self.inner_size,
+            biased=self.expert_bias,
+        )
+
+    def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> MoeBlock:
+        """Over the tensors of :meth:`weights` and the experts."""
+        return MoeBlock(self, tensors, experts)
+
+
+class MoeBlock:
+    """Routed and shared experts with their weights."""
+
+    def __init__(
+        self, config: MoeConfig, tensors: Mapping[str, Tensor], experts: Sequence[Expert]
+    ) -> None:
+        self._router_ED = tensors[f"{config.router}.weight"]
+        self._router_bias_E = tensors.get(f"{config.router}.bias")
+        self._choice_bias_E = tensors.get(config.choice_bias or "")
+        self._shared_gate_1D = tensors.get(config.shared_gate or "")
+        self._shared = None if config.shared is None else config.shared.build(tensors)
+        ties = Ties.of_layer(config.layer, config.routing_seed)
+        self._router = Router(config.gate, config.experts, ties)
+        self.experts = experts_in_memory(
+            config.layer, experts, config.gating, self._router_ED.dtype
+        )
+
+    def __call__(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Tensor:
+        """``[T, D]``."""
+        scores_TE = linear(x_TD, self._router_ED, self._router_bias_E, out_dtype=torch.float32)
+        routed = self._router.route(scores_TE, bias_E=self._choice_bias_E, allowed_TE=mask_TE)
+        y_TD = self.experts(x_TD, routed)
+        return y_TD if self._shared is None else y_TD + self._of_shared(x_TD, self._shared)
+
+    def _of_shared(self, x_TD: Tensor, shared: FfnBlock) -> Tensor:
+        y_TD = shared(x_TD, None)
+        if self._shared_gate_1D is None:
+            return y_TD
+        share_T1 = sigmoid(linear(x_TD, self._shared_gate_1D, out_dtype=torch.float32))
+        return y_TD * share_T1.to(y_TD.dtype)
+
+
+def experts_in_memory(
+    layer: int, experts: Sequence[Expert], gating: Gating, dtype: torch.dtype
+) -> LayerExperts:
+    """A layer's experts by their rows of the router."""
+    by_row = sorted(experts, key=lambda expert: expert.row)
+    return LayerExperts(layer, [matrices_of(expert.parts, dtype) for expert in by_row], gating)
+
+
+def record_activity(blocks: Iterable[FfnBlock]) -> Activity:
+    """Counts, from now on, how often each expert of a model's ``blocks`` runs."""
+    layers = [
+        experts
+        for block in blocks
+        if isinstance(experts := getattr(block, "experts", None), LayerExperts)
+    ]
+    activity = Activity({experts.layer: len(experts) for experts in layers})
+    for experts in layers:
+        experts.activity = activity
+    return activity
