@@ -16,6 +16,7 @@ from lite_llm.gateway.embeddings import Embeddings
 from lite_llm.gateway.failures import in_openai_shape
 from lite_llm.gateway.generations import MODEL, Generations
 from lite_llm.gateway.model_list import Models
+from lite_llm.gateway.openapi import OpenApi
 from lite_llm.gateway.operations import Operations
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.telemetry import Metrics, names
@@ -43,6 +44,7 @@ def make_app(
             web.post("/v1/embeddings", embeddings.create),
             web.get("/v1/models", models.list),
             web.get("/v1/models/{name:.+}", models.get),
+            web.get("/openapi.json", OpenApi().get),
             web.get("/healthz", operations.healthz),
             web.get("/readyz", operations.readyz),
             web.get("/metrics", operations.metrics),

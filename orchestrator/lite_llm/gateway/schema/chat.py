@@ -17,7 +17,7 @@ from lite_llm.proto.v1.generate_pb2 import Chat, ChatMessage, SamplingParameters
 class ContentPart(Struct, frozen=True, kw_only=True):
     """A piece of a message; texts are what models here read."""
 
-    type: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["text"]})]
     text: str | None = None
 
 

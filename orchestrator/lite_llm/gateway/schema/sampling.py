@@ -23,6 +23,10 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[TokenId, Bias],
+    Meta(extra_json_schema={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"}}),
+]
 Stop = Annotated[str, Meta(min_length=1)]
 Top = Annotated[int, Meta(ge=0, le=MAX_TOP)]
 
@@ -63,7 +67,7 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[TokenId, Bias] | None = None
+    logit_bias: LogitBias | None = None
 
     top_k: Annotated[int, Meta(ge=-1, le=2**32 - 1)] | None = None
     """-1 and 0: all."""
@@ -101,7 +105,7 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises :class:`InvalidRequest` or :class:`Unsupported`, either with a field's name."""
-        for name, neutral in self._refused():
+        for name, neutral in self.refusals():
             value = getattr(self, name)
             if value not in NEUTRAL and value not in neutral:
                 raise Unsupported(
@@ -150,6 +154,7 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
         )
 
     @classmethod
-    def _refused(cls) -> Iterator[tuple[str, tuple[object, ...]]]:
+    def refusals(cls) -> Iterator[tuple[str, tuple[object, ...]]]:
+        """Everything in ``refused``, of this body and of all."""
         for kind in cls.__mro__:
             yield from vars(kind).get("refused", {}).items()
