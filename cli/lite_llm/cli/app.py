@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lite_llm.cli import checkpoint_commands, options
+from lite_llm.cli.bench_commands import bench
 
 app = typer.Typer(
     help="Serve many language models from one machine or one cluster.",
@@ -185,6 +186,7 @@ for command in (
     checkpoint_commands.verify,
 ):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 @app.command()
