@@ -7,7 +7,7 @@ others, the longest unused first, each going down one place or, from the last, o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -31,7 +31,8 @@ class _Slots:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.free = list(range(capacity))
+        # In turn: what was freed last may still be read by a move under way.
+        self.free = deque(range(capacity))
         self.num_idle = 0
         self._heap: list[tuple[int, int, int, int, Page]] = []
         self._serial = count()
@@ -156,7 +157,7 @@ class Ledger:
 
     def _rest(self, page: Page) -> None:
         if page.node is None:
-            heappush(self._slots[page.place].free, page.slot)
+            self._slots[page.place].free.append(page.slot)
         else:
             page.last_use = self._clock
             self._slots[page.place].add_idle(page)
@@ -164,7 +165,7 @@ class Ledger:
     def _slot(self, place: Place) -> int:
         while not self._slots[place].free:
             self._evict(place)
-        return heappop(self._slots[place].free)
+        return self._slots[place].free.popleft()
 
     def _evict(self, place: Place) -> None:
         page = self._slots[place].oldest(place)
@@ -174,7 +175,7 @@ class Ledger:
             return
         slot = self._slot(below)
         if page.node is None:  # it was found only through what has just made room for it
-            heappush(self._slots[below].free, slot)
+            self._slots[below].free.append(slot)
         else:
             self._move(page, below, slot)
 
@@ -185,7 +186,7 @@ class Ledger:
         source = (page.place, page.slot)
         page.is_arriving |= page.place is Place.DISK
         self.moves.append(Move(page, source, (place, slot)))
-        heappush(self._slots[page.place].free, page.slot)
+        self._slots[page.place].free.append(page.slot)
         if not page.holders:
             self._slots[page.place].num_idle -= 1
         page.place, page.slot = place, slot
@@ -211,7 +212,7 @@ class Ledger:
         page.node.pages[page.group], page.node = None, None
         if not page.holders:
             self._slots[page.place].num_idle -= 1
-            heappush(self._slots[page.place].free, page.slot)
+            self._slots[page.place].free.append(page.slot)
 
     def check(self, held: Iterable[Page]) -> None:
         """``held``: each page once for each of its holders. Raises :class:`PageLeaked`."""

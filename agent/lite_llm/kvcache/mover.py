@@ -1,9 +1,9 @@
 """Carries pages between places while the model computes.
 
-Two threads, one for copies between memories and one for the disk, each in order. A move waits for
-the last one that touched its source or its target, whichever thread has it, and whoever computes
-waits for the moves that touch what it reads and writes: so no slot is read before it is written,
-nor overwritten before it is read.
+Three threads, for copies between memories, for reading from disk and for writing to it, each in
+order. A move waits for the last one that touched its source or its target, whichever thread has
+it, and whoever computes waits for the moves that touch what it reads and writes: so no slot is read
+before it is written, nor overwritten before it is read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Mover:
             self._memory[Place.HOST] = host_PX
         self._disk = disk
         self._copies = ThreadPoolExecutor(1, thread_name_prefix="kvcache-copy")
-        self._disk_work = ThreadPoolExecutor(1, thread_name_prefix="kvcache-disk")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="kvcache-read")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="kvcache-write")
         self._last: dict[Slot, Future[bool]] = {}
         self._reads: list[tuple[Page, Future[bool]]] = []
         self.host_pace = _Pace()
@@ -62,12 +63,17 @@ class Mover:
         """In this order."""
         for move in moves:
             before = [self._last[s] for s in (move.source, move.target) if s in self._last]
-            on_disk = Place.DISK in (move.source[0], move.target[0])
-            pool = self._disk_work if on_disk else self._copies
-            job = pool.submit(self._carry, move, before, _computed(self._memory[Place.DEVICE]))
+            job = self._pool(move).submit(
+                self._carry, move, before, _computed(self._memory[Place.DEVICE])
+            )
             self._last[move.source] = self._last[move.target] = job
             if move.source[0] is Place.DISK:
                 self._reads.append((move.page, job))
+
+    def _pool(self, move: Move) -> ThreadPoolExecutor:
+        if move.source[0] is Place.DISK:
+            return self._reading
+        return self._writing if move.target[0] is Place.DISK else self._copies
 
     def wait(self, slots: Iterable[int]) -> None:
         """Until no move touches these slots of the device."""
@@ -86,8 +92,8 @@ class Mover:
 
     def close(self) -> None:
         """Finish what is under way."""
-        self._disk_work.shutdown()
-        self._copies.shutdown()
+        for pool in (self._copies, self._reading, self._writing):
+            pool.shutdown()
         self._last.clear()
         self._memory.clear()  # or the host's could not be given back
 

@@ -25,7 +25,9 @@ class DiskPages:
 
 
 class PageFile:
-    """Slots of one page each, with the checksums of their contents in memory; for one thread."""
+    """Slots of one page each, with the checksums of their contents in memory.
+
+    One thread reads and another writes, never the same slot at once."""
 
     def __init__(self, settings: DiskPages, page_bytes: int) -> None:
         """Raises :class:`StorageFailed` where the directory takes no file."""
