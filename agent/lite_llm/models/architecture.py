@@ -34,7 +34,7 @@ class Weight:
 class Expert:
     """One expert's parts, by the names of :class:`ExpertRecord`.
 
-    Floats of 16 and 32 bits come in the model's dtype, what is quantised as it is stored.
+    Floats of 16 and 32 bits come in the model's dtype; scales and what is quantised come as stored.
     """
 
     key: ExpertKey

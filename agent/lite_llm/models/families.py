@@ -7,13 +7,24 @@ from typing import Any, Final
 
 from lite_llm.models.architecture import DecoderConfig
 from lite_llm.models.fields import Fields
+from lite_llm.models.gemma import gemma2, gemma3
 from lite_llm.models.llama import llama
+from lite_llm.models.mistral import mistral
+from lite_llm.models.phi3 import phi3
+from lite_llm.models.qwen2 import qwen2
+from lite_llm.models.qwen3 import qwen3
 
 Family = Callable[[Fields, int | None], DecoderConfig]
 """From the fields of ``config.json`` and the served context, if it is less than the model's."""
 
 ARCHITECTURES: Final[Mapping[str, Family]] = {
+    "Gemma2ForCausalLM": gemma2,
+    "Gemma3ForCausalLM": gemma3,
     "LlamaForCausalLM": llama,
+    "MistralForCausalLM": mistral,
+    "Phi3ForCausalLM": phi3,
+    "Qwen2ForCausalLM": qwen2,
+    "Qwen3ForCausalLM": qwen3,
 }
 """By the name in ``config.json``'s ``architectures``."""
 

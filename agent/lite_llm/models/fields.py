@@ -37,6 +37,10 @@ class Fields:
         """Whether the field is there and not null; does not count as reading it."""
         return self._values.get(name) is not None
 
+    def mentions(self, name: str) -> bool:
+        """Whether the field is there, if only as null."""
+        return name in self._values
+
     def raw(self, name: str) -> Any:
         """The value as it is, None if absent."""
         self._read.add(name)

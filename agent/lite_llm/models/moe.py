@@ -6,7 +6,8 @@ Legend: T rows, D hidden, E experts of a layer, S packed rows, F inner size of a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from lite_llm.experts import (
     sigmoid,
 )
 from lite_llm.kernels import Activation, gated, linear
-from lite_llm.models.architecture import Expert, FfnBlock, Weight
+from lite_llm.models.architecture import DecoderConfig, Expert, Ffn, FfnBlock, Weight
 from lite_llm.models.ffn import FfnConfig
 
 
@@ -98,9 +99,23 @@ class MoeConfig:
             biased=self.expert_bias,
         )
 
+    def seeded(self, seed: int) -> MoeConfig:
+        """With another routing seed."""
+        return replace(self, routing_seed=seed)
+
     def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> MoeBlock:
         """Over the tensors of :meth:`weights` and the experts."""
         return MoeBlock(self, tensors, experts)
+
+
+@runtime_checkable
+class _Seeded(Protocol):
+    def seeded(self, seed: int) -> Ffn: ...
+
+
+@runtime_checkable
+class _WithExperts(Protocol):
+    experts: LayerExperts
 
 
 class MoeBlock:
@@ -143,13 +158,18 @@ def experts_in_memory(
     return LayerExperts(layer, [matrices_of(expert.parts, dtype) for expert in by_row], gating)
 
 
+def with_routing_seed(config: DecoderConfig, seed: int) -> DecoderConfig:
+    """The same model with another order among equal scores (SPEC-003); ``seed`` has 128 bits."""
+    layers = (
+        replace(layer, ffn=layer.ffn.seeded(seed)) if isinstance(layer.ffn, _Seeded) else layer
+        for layer in config.layers
+    )
+    return replace(config, layers=tuple(layers))
+
+
 def record_activity(blocks: Iterable[FfnBlock]) -> Activity:
     """Counts, from now on, how often each expert of a model's ``blocks`` runs."""
-    layers = [
-        experts
-        for block in blocks
-        if isinstance(experts := getattr(block, "experts", None), LayerExperts)
-    ]
+    layers = [block.experts for block in blocks if isinstance(block, _WithExperts)]
     activity = Activity({experts.layer: len(experts) for experts in layers})
     for experts in layers:
         experts.activity = activity

@@ -38,15 +38,13 @@ def read_dtype(fields: Fields) -> torch.dtype:
     return DTYPES[name]
 
 
-def read_activation(fields: Fields, *names: str) -> Activation:
-    """From the first of the fields ``names`` that is there, SiLU without."""
-    names = names or ("hidden_act",)
-    given = [name for name in names if fields.raw(name) is not None]
-    if not given:
-        return Activation.SILU
-    value = fields.text(given[0])
+def read_activation(
+    fields: Fields, name: str = "hidden_act", default: Activation = Activation.SILU
+) -> Activation:
+    """By transformers' names."""
+    value = fields.text(name, default)
     if value not in list(Activation):
-        fields.unsupported(given[0], _one_of(Activation))
+        fields.unsupported(name, _one_of(Activation))
     return Activation(value)
 
 
@@ -97,13 +95,18 @@ def read_attention(
 
 
 def read_ffn(
-    fields: Fields, *, size: str = "intermediate_size", bias: bool = False, name: str = "mlp"
+    fields: Fields,
+    *,
+    size: str = "intermediate_size",
+    activation: Activation | None = None,
+    bias: bool = False,
+    name: str = "mlp",
 ) -> FfnConfig:
     """A dense block whose inner size is the field ``size``."""
     return FfnConfig(
         hidden_size=fields.count("hidden_size"),
         inner_size=fields.count(size),
-        activation=read_activation(fields),
+        activation=activation or read_activation(fields),
         bias=bias,
         name=name,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,19 +14,12 @@ from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.contracts.manifest import Manifest, TensorRecord
 from lite_llm.models.first.config import LlamaConfig
 from lite_llm.models.first.llama import Layer, Llama
+from lite_llm.models.loading import Progress
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Bytes of weights read, of all that will be."""
-
-    done_bytes: int
-    total_bytes: int
 
 
 def load_llama(reader: Reader, config: LlamaConfig) -> Iterator[Progress | Llama]:

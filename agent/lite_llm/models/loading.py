@@ -1,0 +1,123 @@
+"""Weights from a checkpoint: as they arrive in memory, or all at once for tools and tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lite_llm.checkpoint import Reader
+from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.models.architecture import DecoderConfig
+from lite_llm.models.assembly import assemble_embedding, assemble_head, assemble_layer
+from lite_llm.models.decoder import Decoder
+from lite_llm.models.inventory import Inventory, take_inventory
+from lite_llm.models.weights import Weights
+from lite_llm.tiers import Load
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of weights read, of all that will be."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@asynccontextmanager
+async def arriving_decoder(load: Load, inventory: Inventory) -> AsyncIterator[Decoder]:
+    """A decoder that may run at once: each layer waits for its weights and for no others.
+
+    Weights are the loaded bytes themselves where the types agree, so the block must be left before
+    the load is closed, and no step may be running by then. What stops the load is raised by the
+    step that needs what is missing. Begin the load with ``inventory.wants_expert``.
+    """
+    decoder = Decoder(inventory.config, Weights(len(inventory.layers)))
+    filling = asyncio.create_task(_fill(decoder.weights, load, inventory))
+    try:
+        yield decoder
+    finally:
+        filling.cancel()
+        await asyncio.wait([filling])
+        decoder.weights.drop()
+
+
+def load_decoder(reader: Reader, config: DecoderConfig) -> Iterator[Progress | Decoder]:
+    """Read a whole checkpoint into memory of its own: progress per layer, then the decoder.
+
+    Everything is checked against the manifest before the first byte of weights is read:
+    :class:`Corrupt` and :class:`Unsupported` name the tensor or the file that is not as it must
+    be. Bytes that have checksums are checked as they are read.
+    """
+    inventory = take_inventory(reader.manifest, config)
+    done, total = 0, inventory.num_bytes
+    weights = Weights(len(inventory.layers))
+    yield Progress(0, total)
+
+    views = _read(reader, inventory, "model.embed_tokens.")
+    done += _num_bytes(views)
+    embedding_VD = assemble_embedding(inventory, views)
+    weights.put_embedding(embedding_VD)
+    yield Progress(done, total)
+    for number, records in enumerate(inventory.experts):
+        views = _read(reader, inventory, f"model.layers.{number}.")
+        experts = {record.key: _expert_views(reader, record) for record in records}
+        done += _num_bytes(views) + sum(record.num_bytes for record in records)
+        weights.put(number, assemble_layer(inventory, number, views, experts))
+        yield Progress(done, total)
+    views = {**_read(reader, inventory, "model.norm."), **_read(reader, inventory, "lm_head.")}
+    weights.put_head(assemble_head(inventory, views, embedding_VD))
+    yield Progress(total, total)
+    yield Decoder(config, weights)
+
+
+async def _fill(weights: Weights, load: Load, inventory: Inventory) -> None:
+    try:
+        arrived = await load.embeddings()
+        embedding_VD = await _in_thread(assemble_embedding, inventory, arrived.tensors)
+        weights.put_embedding(embedding_VD)
+        for number in range(len(inventory.layers)):
+            arrived = await load.layer(number)
+            weights.put(
+                number,
+                await _in_thread(
+                    assemble_layer, inventory, number, arrived.tensors, arrived.experts
+                ),
+            )
+        arrived = await load.head()
+        weights.put_head(await _in_thread(assemble_head, inventory, arrived.tensors, embedding_VD))
+    except Exception as error:  # whatever it is, it belongs to those who wait
+        weights.fail(error.with_traceback(None))  # whose frames would keep tensors alive
+
+
+async def _in_thread(work: Callable[..., Result], *arguments: object) -> Result:
+    """Conversions take long; one that has begun is waited for, as it uses the load's memory."""
+    job = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+
+
+def _read(reader: Reader, inventory: Inventory, prefix: str) -> dict[str, memoryview]:
+    return {
+        name: reader.read_checked(record.span)
+        for name, record in inventory.records.items()
+        if name.startswith(prefix)
+    }
+
+
+def _expert_views(reader: Reader, record: ExpertRecord) -> tuple[memoryview, ...]:
+    if (span := record.span) is None:
+        return tuple(reader.read_checked(part.span) for part in record.parts)
+    whole, parts = reader.read_checked(span), [part.span for part in record.parts]
+    return tuple(whole[part.offset - span.offset : part.end - span.offset] for part in parts)
+
+
+def _num_bytes(views: Mapping[str, memoryview]) -> int:
+    return sum(view.nbytes for view in views.values())
