@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
+
+from msgspec import Struct
 
 from lite_llm.contracts.errors import AgentLost, Internal
 from lite_llm.gateway.logprobs import Rated, rated
@@ -19,8 +20,7 @@ _FINISH: dict[int, FinishReason] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Of one choice: its opening, new tokens, or its end."""
 
     index: int

@@ -41,7 +41,7 @@ class Generations:
         """``POST /v1/chat/completions``."""
         wanted = decode(await request.read(), ChatRequest)
         request_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        starts = chat_starts(wanted, request_id, model_named(wanted.model))
+        starts = chat_starts(wanted, request_id, created, model_named(wanted.model))
         answer = Answer(
             ChatForm(wanted, request_id, created),
             prompts=1,
@@ -88,13 +88,19 @@ class _Given(TypedDict, total=False):
     token_ids: TokenIds
 
 
-def chat_starts(wanted: ChatRequest, request_id: str, model: ModelRef) -> tuple[GenerateStart, ...]:
-    """One generation; refuses, by the name of a field, what can't be done."""
+def chat_starts(
+    wanted: ChatRequest, request_id: str, created: int, model: ModelRef
+) -> tuple[GenerateStart, ...]:
+    """One generation; refuses, by the name of a field, what can't be done.
+
+    ``created``, in seconds since the epoch, is what the chat template takes for now.
+    """
     wanted.check()
     start = GenerateStart(
         request_id=request_id,
         model=ref_to_proto(model),
         chat=wanted.to_chat(),
+        created_at=created,
         sampling=wanted.to_sampling(),
         tenant=TENANT,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import aiohttp
@@ -38,6 +39,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["a", 1]}, "stop[1]"),
     ({"stop": [""]}, "stop[0]"),
     ({"stop": ["a"] * 17}, "stop"),
+    ({"stop": "a" * 1025}, "stop"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ({"stream_options": {}}, "stream_options"),
@@ -52,6 +54,8 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"min_tokens": -1}, "min_tokens"),
     ({"min_tokens": 3, "max_tokens": 2}, "min_tokens"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+    ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+    ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
     ({"prompt_logprobs": -1}, "prompt_logprobs"),
     ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
 ]
@@ -276,6 +280,7 @@ async def test_conversations_reach_the_agent(http: aiohttp.ClientSession, agent:
     told, silent = agent.generations
     assert told.WhichOneof("prompt") == "chat"
     assert told.sampling.max_tokens == 4
+    assert abs(told.created_at - time.time()) < 600, "what the template takes for now"
     assert [
         (message.role, message.content, json.loads(message.extra_json or "null"))
         for message in told.chat.messages

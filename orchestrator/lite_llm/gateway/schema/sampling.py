@@ -12,6 +12,8 @@ from lite_llm.contracts.errors import InvalidRequest, Unsupported
 from lite_llm.proto.v1.generate_pb2 import SamplingParameters
 
 MAX_STOPS = 16  # OpenAI allows 4, other servers any number; each costs a search per token
+MAX_STOP_CHARACTERS = 1024
+MAX_LISTED = 1024  # tokens that stop or are biased; each is looked at for every token
 MAX_N = 128  # OpenAI's limit
 MAX_TOP = 20  # OpenAI's limit for chat; each costs bytes in every chunk
 
@@ -25,9 +27,12 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 LogitBias = Annotated[
     dict[TokenId, Bias],
-    Meta(extra_json_schema={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"}}),
+    Meta(
+        max_length=MAX_LISTED,
+        extra_json_schema={"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"}},
+    ),
 ]
-Stop = Annotated[str, Meta(min_length=1)]
+Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Top = Annotated[int, Meta(ge=0, le=MAX_TOP)]
 
 NEUTRAL: tuple[object, ...] = (None, {}, [], "")
@@ -75,7 +80,7 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=1000)] | None = None
     min_tokens: CountOrNone | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_LISTED)] | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Top | None = None
     return_token_ids: bool | None = None
