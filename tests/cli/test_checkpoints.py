@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,21 @@ def test_a_conversion_says_whether_it_wrote_resumed_signed_or_did_nothing(
     assert " files, " in told
     assert "resumed" not in told
     assert "signed with key " in told
+
+
+def test_a_terminal_sees_a_bar(dense: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "lite_llm.cli", "convert", str(dense), str(tmp_path / "t")]
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+            os.close(theirs)
+            with suppress(OSError):  # how Linux says that nobody holds the other end
+                while piece := screen.read(4096):
+                    shown += piece
+    assert process.returncode == 0
+    assert b"converting dense" in shown
+    assert "━".encode() in shown
 
 
 def test_model_version_and_the_size_of_files_can_be_chosen(dense: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lite_llm.checkpoint import Reader, open_checkpoint
+from lite_llm.checkpoint import Reader, convert, open_checkpoint
 from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.tiers import Placement
@@ -49,11 +49,16 @@ def test_layouts_may_be_mixed_in_one_checkpoint(make_source: MakeSource, tmp_pat
         "model.layers.0.mlp.experts.down_proj": down,
     }
     with open_with(make_source, tensors, shards=3) as reader:
-        assert len(reader.manifest.experts) == 2 * NUM
-        found = reader.expert(ExpertKey(0, 0, 0, 3))
-        assert np.array_equal(found["up.weight"], fused[3, FFN:])
-        name = "model.layers.1.mlp.experts.3.up_proj.weight"
-        assert np.array_equal(reader.expert(ExpertKey(1, 0, 0, 3))["up.weight"], tensors[name])
+        for _ in convert(reader.directory, tmp_path / "converted"):
+            pass
+        with open_checkpoint(tmp_path / "converted") as converted:
+            for found in (reader, converted):
+                assert len(found.manifest.experts) == 2 * NUM
+                parts = found.expert(ExpertKey(0, 0, 0, 3))
+                assert np.array_equal(parts["up.weight"], fused[3, FFN:])
+                parts = found.expert(ExpertKey(1, 0, 0, 3))
+                name = "model.layers.1.mlp.experts.3.up_proj.weight"
+                assert np.array_equal(parts["up.weight"], tensors[name])
 
 
 def test_deepseeks_scales_groups_and_shared_experts(make_source: MakeSource) -> None:
