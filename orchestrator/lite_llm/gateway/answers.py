@@ -72,7 +72,8 @@ class Answer:
         self._opening_event = "prompt" if rates_prompt else "started"
         self._is_echo_only = is_echo_only
         self._usages = [generate_pb2.Usage() for _ in range(prompts)]
-        self._open = set(range(prompts * n))
+        self._unopened = set(range(prompts))
+        self._open: set[int] = set()
 
     @property
     def usage(self) -> Usage:
@@ -90,7 +91,11 @@ class Answer:
             yield self._finished(prompt, event.finished)
 
     def _opened(self, prompt: int, scores: Sequence[Rated]) -> Iterable[Piece]:
+        if prompt not in self._unopened:
+            raise _lie("begins twice")
+        self._unopened.remove(prompt)
         indices = range(prompt * self._n, (prompt + 1) * self._n)
+        self._open.update(indices)
         pieces = (self.form.opening(index, scores) for index in indices)
         return [piece for piece in pieces if piece is not None]
 
@@ -111,20 +116,20 @@ class Answer:
         usage.cached_prompt_tokens = max(
             usage.cached_prompt_tokens, finished.usage.cached_prompt_tokens
         )
-        if self._is_echo_only:
-            return Piece(index, finish_reason="length")
-        usage.completion_tokens += finished.usage.completion_tokens
         reason = _FINISH.get(finished.reason)
         if reason is None:
             raise AgentLost("the agent gave the request up", where="agent", remedy="try again")
+        if self._is_echo_only:
+            return Piece(index, finish_reason="length")
+        usage.completion_tokens += finished.usage.completion_tokens
         return Piece(index, finish_reason=reason)
 
     def _index(self, prompt: int, sequence: int) -> int:
         index = prompt * self._n + sequence
         if sequence >= self._n or index not in self._open:
-            raise Internal(
-                f"the agent speaks of sequence {sequence}, which is not open",
-                where="agent",
-                remedy="report this with the agent's log",
-            )
+            raise _lie(f"speaks of sequence {sequence}, which is not open")
         return index
+
+
+def _lie(what: str) -> Internal:
+    return Internal(f"the agent {what}", where="agent", remedy="report this with the agent's log")

@@ -7,8 +7,9 @@ from typing import NoReturn
 from aiohttp import web
 
 from lite_llm.contracts.errors import Unsupported
+from lite_llm.gateway.bodies import read_body
 from lite_llm.gateway.model_list import Models
-from lite_llm.gateway.schema import EmbeddingRequest, decode
+from lite_llm.gateway.schema import EmbeddingRequest
 
 
 class Embeddings:
@@ -19,7 +20,7 @@ class Embeddings:
 
     async def create(self, request: web.Request) -> NoReturn:
         """``POST /v1/embeddings``."""
-        wanted = decode(await request.read(), EmbeddingRequest)
+        wanted = await read_body(request, EmbeddingRequest)
         model = self._models.find(wanted.model)
         raise Unsupported(
             f"{model} generates text and makes no embeddings",

@@ -12,13 +12,14 @@ from aiohttp import web
 from lite_llm.contracts import ModelRef
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.answers import Answer
+from lite_llm.gateway.bodies import read_body
 from lite_llm.gateway.chat import ChatForm
 from lite_llm.gateway.completions import CompletionForm
 from lite_llm.gateway.measures import measured
 from lite_llm.gateway.merging import merged
 from lite_llm.gateway.model_list import model_named
 from lite_llm.gateway.responses import streamed, whole
-from lite_llm.gateway.schema import ChatRequest, CompletionRequest, SampledRequest, decode
+from lite_llm.gateway.schema import ChatRequest, CompletionRequest, SampledRequest
 from lite_llm.gateway.schema.completions import Prompt
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, TokenIds
 from lite_llm.telemetry import Metrics
@@ -39,7 +40,7 @@ class Generations:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/chat/completions``."""
-        wanted = decode(await request.read(), ChatRequest)
+        wanted = await read_body(request, ChatRequest)
         request_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         starts = chat_starts(wanted, request_id, created, model_named(wanted.model))
         answer = Answer(
@@ -53,7 +54,7 @@ class Generations:
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/completions``."""
-        wanted = decode(await request.read(), CompletionRequest)
+        wanted = await read_body(request, CompletionRequest)
         request_id, created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         starts = completion_starts(wanted, request_id, model_named(wanted.model))
         answer = Answer(

@@ -18,19 +18,19 @@ async def measured(
     """The events of ``start``, with first-token time, time between tokens and usage recorded."""
     model = str(ref_from_proto(start.model))
     arrived = monotonic()
-    last: float | None = None
+    last: dict[int, float] = {}  # by sequence
     async with aclosing(dispatcher.generate(start)) as events:
         async for event in events:
             if event.HasField("tokens"):
-                now = monotonic()
+                now, index = monotonic(), event.tokens.index
                 # Looked up only now: a name that no model has must not become a label.
-                if last is None:
+                if not last:
                     first = metrics[names.TIME_TO_FIRST_TOKEN_SECONDS].labels(model=model)
                     first.observe(now - arrived)
                     between = metrics[names.INTER_TOKEN_LATENCY_SECONDS].labels(model=model)
-                else:
-                    between.observe(now - last)
-                last = now
+                if index in last:
+                    between.observe(now - last[index])
+                last[index] = now
             elif event.HasField("finished"):
                 usage = event.finished.usage
                 if event.finished.index:  # the first of n sequences has reported the prompt

@@ -21,7 +21,7 @@ Proxies cut lines that are silent for 30 or 60 s. But with the first comment the
 clients retry by status: so what fails fast (no such model, no agent, a bad request) must come
 before it.
 """
-_HEARTBEAT = b": the model is loading\n\n"
+_HEARTBEAT = b": waiting for the model\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 

@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import Cancelled, OutOfMemory, WorkerCrashed
-from lite_llm.gateway import responses
+from lite_llm.contracts.errors import Cancelled, OutOfMemory, Overloaded, WorkerCrashed
+from lite_llm.gateway import bodies, responses
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_CANCELLED,
     GenerateEvent,
@@ -200,6 +200,19 @@ async def speaking_of_others(start: GenerateStart) -> AsyncIterator[GenerateEven
         yield event
 
 
+async def beginning_twice(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+    async for event in saying(start):
+        if event.sequence == 1:
+            event.started.request_id = start.request_id
+        yield event
+
+
+async def not_rating_the_prompt(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+    start.sampling.ClearField("prompt_logprobs")
+    async for event in saying(start):
+        yield event
+
+
 async def ending_twice(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
     async for event in saying(start):
         if event.HasField("finished"):
@@ -207,16 +220,29 @@ async def ending_twice(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
         yield event
 
 
-@pytest.mark.parametrize(("script", "n"), [(speaking_of_others, 1), (ending_twice, 2)])
+@pytest.mark.parametrize(
+    ("script", "fields", "words"),
+    [
+        (speaking_of_others, {}, "sequence 1, which is not open"),
+        (ending_twice, {"n": 2}, "sequence 0, which is not open"),
+        (beginning_twice, {}, "begins twice"),
+        (not_rating_the_prompt, {"echo": True, "logprobs": 1}, "sequence 0, which is not open"),
+    ],
+)
 @pytest.mark.parametrize("streams", [False, True])
-async def test_an_agent_that_lies_about_its_sequences_is_caught(
-    http: aiohttp.ClientSession, agent: StubAgent, script: Any, n: int, streams: bool
+async def test_an_agent_that_lies_is_caught(
+    http: aiohttp.ClientSession,
+    agent: StubAgent,
+    script: Any,
+    fields: dict[str, Any],
+    words: str,
+    streams: bool,
 ) -> None:
     agent.script = script
-    body = {"model": "tiny", "prompt": "x", "stream": streams, "n": n}
+    body = {"model": "tiny", "prompt": "x", "stream": streams, **fields}
     async with http.post("/v1/completions", json=body) as response:
         text = await response.text()
-    assert "not open" in text
+    assert words in text
     assert "[DONE]" not in text
     assert response.status == (200 if streams else 500)
 
@@ -231,7 +257,7 @@ async def test_a_held_stream_is_kept_open_with_comments(
     async with http.post("/v1/completions", json=body) as response:
         assert response.status == 200
         for _ in range(2):
-            assert await response.content.readline() == b": the model is loading\n"
+            assert await response.content.readline() == b": waiting for the model\n"
             assert await response.content.readline() == b"\n"
         asking = asyncio.create_task(drawn(client))
         agent.may_load.set()
@@ -287,3 +313,71 @@ async def test_a_slow_reader_slows_the_agent_down(
             size += len(data)
     assert size > 2 * sum(map(len, words))
     assert said == 2 * (len(words) + 2)
+
+
+async def test_one_slow_reader_keeps_nobody_else_waiting(
+    http: aiohttp.ClientSession, client: openai.AsyncOpenAI, agent: StubAgent
+) -> None:
+    async def script(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        words = ["x" * 50_000] * 2000 if start.text == "much" else ("one", " two", " three")
+        async for event in saying(start, words):
+            yield event
+
+    agent.script = script
+    body = {"model": "tiny", "prompt": "much", "stream": True}
+    async with http.post("/v1/completions", json=body) as response:
+        assert response.status == 200
+        async with asyncio.timeout(60):
+            answers = await asyncio.gather(*(drawn(client) for _ in range(64)))
+        response.close()
+    assert answers == ["one two three"] * 64
+    await asyncio.wait_for(agent.withdrawn.wait(), 10)
+
+
+async def test_a_client_that_closes_its_stream_takes_its_work_along(
+    client: openai.AsyncOpenAI, agent: StubAgent
+) -> None:
+    agent.script = stuck
+    stream = await client.completions.create(model="tiny", prompt="x", stream=True)
+    assert (await anext(aiter(stream))).choices[0].text == "one"
+    await stream.close()
+    await asyncio.wait_for(agent.withdrawn.wait(), 10)
+
+
+async def test_an_overloaded_agent_is_asked_again_by_the_client_itself(
+    client: openai.AsyncOpenAI, http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    refusals = 2
+
+    async def busy(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise Overloaded("the queue is full", where="stub", retry_after=0.1)
+        async for event in saying(start):
+            yield event
+
+    agent.script = busy
+    body = {"model": "tiny", "prompt": "x", "stream": True}
+    async with http.post("/v1/completions", json=body) as response:
+        assert (response.status, response.headers["Retry-After"]) == (429, "1")
+    patient = client.with_options(max_retries=1)
+    answer = await patient.completions.create(model="tiny", prompt="x")
+    assert answer.choices[0].text == "one two three"
+    assert len(agent.generations) == 3
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
+    never = asyncio.Event()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await never.wait()
+
+    async with http.post("/v1/chat/completions", data=trickle()) as response:
+        assert response.status == 408
+        assert (await response.json())["error"]["type"] == "invalid_request_error"
+    never.set()
