@@ -49,6 +49,7 @@ class TieredGate:
 
     tiers: tuple[TierGate, ...]
     top_k_tiers: int = 1
+    """At most: as many as there are, where fewer are allowed."""
     normalized: bool = False
     """Weights are divided by their sum."""
 
@@ -89,17 +90,19 @@ class TieredRouter:
         )
         if allowed_TI is not None:
             tier_scores_TI = tier_scores_TI.masked_fill(~allowed_TI, -torch.inf)
+        check_enough(tier_scores_TI.amax(1, keepdim=True), self._layer, "tier")
         chosen_TJ = top(tier_scores_TI, self._tier_ranks_I, self.gate.top_k_tiers)
-        check_enough(tier_scores_TI.gather(1, chosen_TJ), self._layer)
+        is_chosen_TI = torch.zeros_like(tier_scores_TI, dtype=torch.bool)
+        is_chosen_TI = is_chosen_TI.scatter(1, chosen_TJ, True) & ~tier_scores_TI.isneginf()
         shares_TI = softmax(tier_scores_TI)
         experts, weights = [], []
         for number, tier_scores in enumerate(scores):
-            if tier_scores is None:
-                continue
-            experts_TK, weights_TK = self._within(number, tier_scores)
-            is_chosen_T1 = (chosen_TJ == number).any(1, keepdim=True)
-            experts.append(torch.where(is_chosen_T1, experts_TK, -1))
-            weights.append((weights_TK * shares_TI[:, number, None]).masked_fill(~is_chosen_T1, 0))
+            if tier_scores is not None:
+                experts_TK, weights_TK = self._within(number, tier_scores)
+                is_chosen_T1 = is_chosen_TI[:, number, None]
+                experts.append(torch.where(is_chosen_T1, experts_TK, -1))
+                weights_TK = weights_TK * shares_TI[:, number, None]
+                weights.append(weights_TK.masked_fill(~is_chosen_T1, 0.0))
         return self._compact(torch.cat(experts, 1), torch.cat(weights, 1))
 
     def _within(self, number: int, scores: Tensor) -> tuple[Tensor, Tensor]:

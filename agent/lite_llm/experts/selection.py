@@ -56,14 +56,14 @@ def check_finite(scores_TE: Tensor, layer: int) -> None:
         raise error
 
 
-def check_enough(chosen_TK: Tensor, layer: int) -> None:
+def check_enough(chosen_TK: Tensor, layer: int, what: str = "experts") -> None:
     """Raise :class:`TooFewExperts` if a score of -inf had to be chosen."""
     missing_TK = chosen_TK.isneginf()
     if missing_TK.any():
         rows, k = _rows(missing_TK), chosen_TK.shape[-1]
         left = k - int(missing_TK.sum(-1).max())
         error = TooFewExperts(
-            f"layer {layer} needs {k} experts for {_named(rows)}, but only {left} are allowed",
+            f"layer {layer} needs {k} {what} for {_named(rows)}, but only {left} are allowed",
             where="lite_llm.tier_set",
             remedy="choose more tiers",
         )

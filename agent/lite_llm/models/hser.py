@@ -93,7 +93,8 @@ class TieredMoeBlock:
         if mask_TE is not None:
             allowed = [mask_TE[:, first:last].all(1) for first, last in self._tiers]
             allowed_TI = torch.stack(allowed, dim=1)
-            is_used = allowed_TI.any(0).tolist()
+            if allowed_TI.any():  # else the router says for which rows nothing is left
+                is_used = allowed_TI.any(0).tolist()
         # A product for each tier: whether another one is computed can't move a bit.
         scores = [
             linear(x_TD, router_SD, out_dtype=torch.float32) if used else None
