@@ -4,6 +4,7 @@ from lite_llm.kvcache.cache import KvCache
 from lite_llm.kvcache.failures import NotResident, PageLeaked, SequenceReleased
 from lite_llm.kvcache.layout import KvLayout, LayerKv
 from lite_llm.kvcache.page_file import DiskPages
+from lite_llm.kvcache.predict import Prediction
 from lite_llm.kvcache.sequence import CachedSequence
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "LayerKv",
     "NotResident",
     "PageLeaked",
+    "Prediction",
     "SequenceReleased",
 ]

@@ -22,6 +22,7 @@ from lite_llm.kvcache.layout import KvLayout
 from lite_llm.kvcache.ledger import Ledger
 from lite_llm.kvcache.mover import Mover
 from lite_llm.kvcache.page_file import DiskPages, PageFile
+from lite_llm.kvcache.predict import Prediction, most_held, peak_pages
 from lite_llm.kvcache.sequence import CachedSequence
 from lite_llm.kvcache.tree import Node, Page, Place
 
@@ -89,13 +90,19 @@ class KvCache:
     def pages_for(self, num_tokens: int, *, step_tokens: int = 1) -> int:
         """The most pages that a sequence of so many tokens ever holds, if no step reserves more
         than ``step_tokens``. What it shares is counted in."""
-        size = self.page_tokens
-        every = -(-num_tokens // size)
         return sum(
-            every
-            if group.window is None
-            else min(every, -(-(max(group.window, size + 1) - 1 + step_tokens) // size) + 1)
+            most_held(num_tokens, group.window, self.page_tokens, step_tokens=step_tokens)
             for group in self.groups
+        )
+
+    def peak_pages(self, predictions: Sequence[Prediction]) -> int:
+        """The most pages that the sequences running now, and those to be admitted, will hold at
+        once, if they end as predicted: compare with :attr:`num_pages`."""
+        return peak_pages(
+            predictions,
+            windows=[group.window for group in self.groups],
+            page_tokens=self.page_tokens,
+            num_shared_pages=self.ledger.num_shared,
         )
 
     def num_cached(self, tokens: Sequence[int], *, salt: bytes) -> int:

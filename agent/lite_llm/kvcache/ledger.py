@@ -77,6 +77,8 @@ class Ledger:
         """``capacity``: slots of each :class:`Place`; ``windows``: of each group of layers."""
         self.moves: list[Move] = []
         self.tree = PrefixTree(len(windows))
+        self.num_shared = 0
+        """Pages with several holders, wherever they are."""
         self._windows = windows
         self._slots = [_Slots(number) for number in capacity]
         self._clock = 0
@@ -111,6 +113,7 @@ class Ledger:
             if not page.holders:
                 self._slots[page.place].num_idle -= 1
             page.holders += 1
+            self.num_shared += page.holders == 2
 
     def let_go(self, pages: Iterable[Page]) -> None:
         """One holder less each: those without any are idle, or free if the tree has them not."""
@@ -118,6 +121,7 @@ class Ledger:
         for page in pages:
             assert page.holders, "let go twice"
             page.holders -= 1
+            self.num_shared -= page.holders == 1
             if not page.holders:
                 self._rest(page)
         for place in Place:
@@ -221,6 +225,8 @@ class Ledger:
         pages = {*holders, *cached}
         for page in pages:
             _require(page.holders == holders[page], f"{page} is held {holders[page]} times")
+        shared = sum(page.holders > 1 for page in pages)
+        _require(shared == self.num_shared, f"{shared} are shared, not {self.num_shared}")
         for place in Place:
             slots = self._slots[place]
             here = [page for page in pages if page.place is place]

@@ -46,6 +46,18 @@ class CachedSequence:
         return len(self._tokens)
 
     @property
+    def num_shared_pages(self) -> int:
+        """Of its pages, those that other sequences hold too and that will stay so: neither written
+        to nor left behind by a window. For :class:`Prediction`."""
+        num_full = self.num_computed // self._page_tokens
+        return sum(
+            page is not None and page.holders > 1
+            for pages, window in zip(self.pages, self._windows, strict=True)
+            if window is None
+            for page in pages[:num_full]
+        )
+
+    @property
     def is_ready(self) -> bool:
         """False while pages come from disk: until then it can't be batched, and should one turn
         out to be corrupt, ``num_computed`` shrinks. Without a disk always True."""
