@@ -101,12 +101,14 @@ def test_a_terminal_sees_a_bar(dense: Path, tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "lite_llm.cli", "convert", str(dense), str(tmp_path / "t")]
     shown = b""
-    with os.fdopen(ours, "rb", buffering=0) as screen:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
-            os.close(theirs)
-            with suppress(OSError):  # how Linux says that nobody holds the other end
-                while piece := screen.read(4096):
-                    shown += piece
+    with (
+        os.fdopen(ours, "rb", buffering=0) as screen,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process,
+    ):
+        os.close(theirs)
+        with suppress(OSError):  # how Linux says that nobody holds the other end
+            while piece := screen.read(4096):
+                shown += piece
     assert process.returncode == 0
     assert b"converting dense" in shown
     assert "━".encode() in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from lite_llm.trust import PrivateKey
 
 KEPT_EXACT: Final = ("e_score_correction_bias", "scale")
 """In names of floats that no ``dtype`` changes: they steer the router or the scaling of others."""
+
+_VERSION: Final = re.compile(r"[A-Za-z0-9][\w./-]{0,200}-v\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
 
 DTYPE_NAMES: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's names for what the ``dtype`` option takes, beside the short ones."""
@@ -53,6 +56,12 @@ class ConvertOptions:
                 f"{self.dtype[:80]!r} is no dtype to convert to",
                 where="dtype",
                 remedy=f"choose from {', '.join(DTYPE_NAMES)}",
+            )
+        if self.version and not _VERSION.fullmatch(self.version):
+            raise InvalidRequest(
+                f"{self.version[:80]!r} is no version of a model",
+                where="version",
+                remedy="write it as name-v1.2.3",
             )
 
     @property

@@ -51,3 +51,22 @@ def test_small_files_are_small(tmp_path: Path) -> None:
         read_small(tmp_path / "f", max_bytes=4)
     with pytest.raises(Corrupt, match="No such file"):
         read_small(tmp_path / "g", max_bytes=4)
+
+
+def test_a_small_file_comes_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "f", os.pread
+    path.write_bytes(b"0123456789")
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: real(fd, min(count, 3), at))
+    assert read_small(path, max_bytes=10) == b"0123456789"
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: real(fd, min(count, 3), at)[: 6 - at])
+    with pytest.raises(Corrupt, match="ends at 6, 4 bytes too soon"):
+        read_small(path, max_bytes=10)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(Corrupt, match="can't be read at 0: Input/output error"):
+        read_small(path, max_bytes=10)
