@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -14,18 +15,24 @@ CGROUP_LIMITS: Final = (
 )
 """Of versions 2 and 1, as a container sees its own; "max" is none."""
 
-DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
-"""Of CUDA's driver and of ROCm's: without either, asking torch would only cost its import."""
+AMD_MEMORY: Final = "class/drm/card*/device/mem_info_vram_total"
+"""Files below /sys, with the bytes of one GPU each."""
+
+NVIDIA_SMI: Final = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
 
 
-def device_bytes(nodes: Iterable[Path] = DEVICES) -> int:
-    """Memory of all GPUs together; 0 without one."""
-    if not any(node.exists() for node in nodes):
-        return 0
-    from torch import cuda
+def device_bytes(system: Path = Path("/sys")) -> int:
+    """Memory of all GPUs together, as their drivers tell; 0 without one that works."""
+    amd = sum(int(path.read_text()) for path in system.glob(AMD_MEMORY))
+    return amd + sum(_nvidia_mib()) * 2**20
 
-    count = cuda.device_count() if cuda.is_available() else 0
-    return sum(cuda.get_device_properties(number).total_memory for number in range(count))
+
+def _nvidia_mib() -> list[int]:
+    try:
+        told = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):  # not installed, or there is no driver to ask
+        return []
+    return [int(line) for line in told.stdout.splitlines() if line.strip().isdecimal()]
 
 
 def memory_bytes(limits: Iterable[Path] = CGROUP_LIMITS) -> int:
