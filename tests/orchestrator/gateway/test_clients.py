@@ -193,24 +193,23 @@ REFUSALS: list[tuple[str, Call, type[openai.APIStatusError], int, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("ask", "kind", "status", "param"), [row[1:] for row in REFUSALS])
 async def test_refusals(
-    client: openai.AsyncOpenAI,
-    orchestrator: Orchestrator,
-    agent: StubAgent,
-    ask: Call,
-    kind: type[openai.APIStatusError],
-    status: int,
-    param: str,
+    client: openai.AsyncOpenAI, orchestrator: Orchestrator, agent: StubAgent
 ) -> None:
-    def refused() -> openai.APIStatusError:
-        with synchronous(orchestrator) as sync, pytest.raises(kind) as caught:
-            ask(sync)
-        return caught.value
-
-    with pytest.raises(kind) as caught:
-        await ask(client)
-    for error in (caught.value, await asyncio.to_thread(refused)):
+    def check(error: openai.APIStatusError, status: int, param: str) -> None:
         assert (error.status_code, error.param) == (status, param)
         assert error.type == "invalid_request_error"
         assert error.body
+
+    def ask_all() -> None:
+        with synchronous(orchestrator) as sync:
+            for _, ask, kind, status, param in REFUSALS:
+                with pytest.raises(kind) as caught:
+                    ask(sync)
+                check(caught.value, status, param)
+
+    for _, ask, kind, status, param in REFUSALS:
+        with pytest.raises(kind) as caught:
+            await ask(client)
+        check(caught.value, status, param)
+    await asyncio.to_thread(ask_all)

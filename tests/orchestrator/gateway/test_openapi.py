@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import aiohttp
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -41,6 +42,7 @@ def settled(body: dict[str, Any]) -> dict[str, Any]:
         None if rates else "top_logprobs",
     }
     body = {name: value for name, value in body.items() if name not in gone}
+    body["n"] = min(body.get("n") or 1, 3)  # checking a hundred answers takes long
     if "prompt" in body:
         body["prompt"] = "x"
     for message in body.get("messages", ()):
@@ -66,18 +68,26 @@ def settled(body: dict[str, Any]) -> dict[str, Any]:
 )
 async def test_answers_are_as_documented(
     orchestrator: Orchestrator,
+    http: aiohttp.ClientSession,
     agent: StubAgent,
     path: str,
     method: str,
     mode: GenerationMode,
     expected: int,
 ) -> None:
+    address = f"http://{orchestrator.http_address}"
     statuses: Counter[int] = Counter()
     # Nothing makes embeddings, so nothing that fits is accepted there.
     excluded: list[Any] = [] if expected == 200 else [positive_data_acceptance]
 
+    async with http.get("/openapi.json") as response:
+        document = await response.json()
+    if mode is FITS:  # fields that nobody knows are tried elsewhere; making them up takes long
+        for component in document["components"]["schemas"].values():
+            component["additionalProperties"] = False
+
     def ask() -> None:
-        api = schemathesis.openapi.from_url(f"http://{orchestrator.http_address}/openapi.json")
+        api = schemathesis.openapi.from_dict(document)
         cases = api[path][method].as_strategy(generation_mode=mode)
 
         @settings(
@@ -93,7 +103,8 @@ async def test_answers_are_as_documented(
                 case.body["model"] = case.body["model"] and "tiny"
                 if mode is FITS:
                     case.body = settled(with_integers(case.body))
-            statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1
+            answer = case.call_and_validate(address, excluded_checks=excluded)
+            statuses[answer.status_code] += 1
 
         check()
 

@@ -288,7 +288,7 @@ async def test_a_load_that_fails_after_a_comment_is_told_in_the_stream(
 async def test_a_slow_reader_slows_the_agent_down(
     http: aiohttp.ClientSession, agent: StubAgent
 ) -> None:
-    words, said = ["x" * 50_000] * 2000, 0
+    words, said = ["x" * 100_000] * 300, 0
 
     async def chatty(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
         nonlocal said
@@ -319,7 +319,7 @@ async def test_one_slow_reader_keeps_nobody_else_waiting(
     http: aiohttp.ClientSession, client: openai.AsyncOpenAI, agent: StubAgent
 ) -> None:
     async def script(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
-        words = ["x" * 50_000] * 2000 if start.text == "much" else ("one", " two", " three")
+        words = ["x" * 100_000] * 300 if start.text == "much" else ("one", " two", " three")
         async for event in saying(start, words):
             yield event
 
