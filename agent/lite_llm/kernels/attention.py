@@ -6,10 +6,16 @@ and a value, L positions that a row may see.
 
 from __future__ import annotations
 
+import functools
+import struct
+
 import torch
 from torch import Tensor
 
-from lite_llm.kernels.paging import LayerPages
+from lite_llm.kernels import paged_attention
+from lite_llm.kernels.paging import TILE_ROWS, LayerPages
+from lite_llm.kernels.threads import scratch, table_of
+from lite_llm.kernels.vector import KINDS
 
 
 def attend(
@@ -28,6 +34,81 @@ def attend(
     float32. A row's bits depend on its query and on the keys and values it sees, not on pages'
     numbers nor on other rows.
     """
+    rows, kv = pages.rows, pages.kv
+    keys, values = kv.keys_PGBC, kv.values_PGBE
+    if not (queries_THC.is_cpu and queries_THC.dtype in KINDS and keys.dtype in KINDS):
+        return _reference(queries_THC, pages, scale, window, softcap, sinks_H)
+    length, heads, key_size = queries_THC.shape
+    groups, value_size = keys.shape[1], values.shape[-1]
+    out_THE = queries_THC.new_empty((length, heads, value_size))
+    if length == 0:
+        return out_THE
+    if queries_THC.stride(-1) != 1:
+        queries_THC = queries_THC.contiguous()
+    shared = heads // groups
+    tiles = rows.tiles_X2
+    chunk_heads = min(shared, max(1, paged_attention.MAX_LINES // TILE_ROWS))
+    if length == len(tiles):
+        chunk_heads = min(shared, paged_attention.MAX_LINES)
+    chunks = -(-shared // chunk_heads)
+    lines = chunk_heads * (1 if length == len(tiles) else TILE_ROWS)
+    nbytes = paged_attention.scratch_bytes(lines, key_size, value_size)
+    in_keys = values.data_ptr() == keys.data_ptr()
+    table = table_of(
+        [
+            *_layout(queries_THC, 0, 1),
+            KINDS[queries_THC.dtype],
+            *_layout(keys, 0, 1, 2),
+            *_layout(values, 0, 1, 2),
+            KINDS[keys.dtype],
+            key_size,
+            value_size,
+            kv.page_tokens,
+            rows.sequence_T.data_ptr(),
+            rows.position_T.data_ptr(),
+            *_layout(rows.pages_SN, 0),
+            tiles.data_ptr(),
+            groups,
+            chunks,
+            chunk_heads,
+            shared,
+            *_layout(out_THE, 0, 1),
+            _bits(scale),
+            _bits(softcap or 0.0),
+            window or 0,
+            0 if sinks_H is None else sinks_H.data_ptr(),
+            0 if sinks_H is None else KINDS[sinks_H.dtype],
+            scratch(nbytes),
+            nbytes,
+            int(in_keys),
+        ]
+    )
+    seen = rows.pages_SN.shape[1] * kv.page_tokens
+    work = length * heads * seen * (key_size + value_size)
+    paged_attention.attend.run(len(tiles) * groups * chunks, work, table)
+    return out_THE
+
+
+def _layout(tensor: Tensor, *dimensions: int) -> list[int]:
+    """The address and, in bytes, the strides."""
+    size = tensor.element_size()
+    return [tensor.data_ptr(), *(tensor.stride(dimension) * size for dimension in dimensions)]
+
+
+@functools.lru_cache(maxsize=64)
+def _bits(number: float) -> int:
+    return int(struct.unpack("<i", struct.pack("<f", number))[0])
+
+
+def _reference(
+    queries_THC: Tensor,
+    pages: LayerPages,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """For tensors that no compiled kernel takes."""
     rows, kv = pages.rows, pages.kv
     out_THE = queries_THC.new_empty(*queries_THC.shape[:2], kv.values_PGBE.shape[-1])
     shared = queries_THC.shape[1] // kv.keys_PGBC.shape[1]

@@ -12,8 +12,8 @@ from lite_llm.kernels import products
 from lite_llm.kernels.threads import get_threads, scratch, table_of
 from lite_llm.kernels.vector import KINDS, LANES
 
-_SERIAL_WORK = 1 << 15
-"""Products below which waking a second thread costs more than it brings."""
+_PACKED_NUMBERS = 1 << 15
+"""Numbers of x that one task packs."""
 
 
 def linear(
@@ -84,9 +84,10 @@ def _multiply(
     else:
         blocks = -(-inputs // products.BLOCK)
         packed = torch.empty(blocks * rows * products.BLOCK)
-        chunk = max(1, _SERIAL_WORK // inputs)
+        chunk = max(1, _PACKED_NUMBERS // inputs)
         products.pack.run(
             -(-rows // chunk),
+            rows * inputs,
             x_SK.data_ptr(),
             x_SK.stride(0) * x_SK.element_size(),
             kind,
@@ -95,22 +96,14 @@ def _multiply(
             packed.data_ptr(),
             chunk,
         )
-    entries: list[int] = []
-    first = 0
-    for index, (weight_NK, count) in enumerate(zip(weights_NK, counts, strict=True)):
-        bias = 0 if biases_N is None else biases_N[index].data_ptr()
-        for begin in range(first, first + count, products.PANEL_ROWS):
-            size = min(products.PANEL_ROWS, first + count - begin)
-            entries += (weight_NK.data_ptr(), bias, begin, size)
-        first += count
+    pieces, table = _pieces(weights_NK, counts, biases_N)
     # Fewer outputs a task where there is little work to share out.
     width = products.PANEL_OUTPUTS
-    pieces = len(entries) // 4
-    while width > 4 and pieces * -(-outputs // width) < 4 * get_threads():
+    while width > 8 and pieces * -(-outputs // width) < 4 * get_threads():
         width //= 2
-    tasks = pieces * -(-outputs // width)
     products.multiply.run(
-        tasks,
+        pieces * -(-outputs // width),
+        rows * inputs * outputs,
         packed.data_ptr(),
         rows,
         inputs,
@@ -122,7 +115,29 @@ def _multiply(
         KINDS[out_dtype],
         0 if biases_N is None else KINDS[biases_N[0].dtype],
         scratch(products.SCRATCH),
-        table_of(entries),
         width,
+        table,
+        weights_NK[0].data_ptr(),
+        0 if biases_N is None else biases_N[0].data_ptr(),
     )
     return y_SN
+
+
+def _pieces(
+    weights_NK: Sequence[Tensor], counts: Sequence[int], biases_N: Sequence[Tensor] | None
+) -> tuple[int, int]:
+    """Into how many pieces the rows are cut, and the address of the table that lists them.
+
+    One weight needs no table.
+    """
+    if len(counts) == 1:
+        return -(-counts[0] // products.PANEL_ROWS), 0
+    entries: list[int] = []
+    first = 0
+    for index, (weight_NK, count) in enumerate(zip(weights_NK, counts, strict=True)):
+        bias = 0 if biases_N is None else biases_N[index].data_ptr()
+        for begin in range(first, first + count, products.PANEL_ROWS):
+            size = min(products.PANEL_ROWS, first + count - begin)
+            entries += (weight_NK.data_ptr(), bias, begin, size)
+        first += count
+    return len(entries) // 4, table_of(entries)

@@ -7,8 +7,14 @@ P pages of a pool, B tokens of a page, G key heads, C and E dimensions of a key 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import torch
 from torch import Tensor
+
+TILE_ROWS = 16
+"""Rows of one sequence whose attention is computed together."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,19 @@ class Rows:
     pages_SN: Tensor
     """int32: page ``n`` of a sequence holds positions ``n * B`` to ``(n + 1) * B - 1``. Entries
     that no row attends to (behind the end, or before a sliding window) may be anything."""
+
+    @cached_property
+    def tiles_X2(self) -> Tensor:
+        """int32: first row and number of rows, of one sequence each, covering all rows."""
+        sequence_T = self.sequence_T.cpu().numpy()
+        rows = len(sequence_T)
+        changes = np.flatnonzero(np.diff(sequence_T)) + 1
+        ends = np.append(changes, rows) if rows else changes
+        begins = np.append(0, changes)[: len(ends)]
+        firsts = [np.arange(begin, end, TILE_ROWS) for begin, end in zip(begins, ends, strict=True)]
+        first_X = np.concatenate(firsts) if firsts else np.empty(0, np.int64)
+        sizes_X = np.diff(np.append(first_X, rows))
+        return torch.from_numpy(np.stack((first_X, sizes_X), axis=1).astype(np.int32))
 
 
 @dataclass(frozen=True)

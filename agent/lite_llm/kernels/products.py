@@ -10,24 +10,14 @@ from __future__ import annotations
 
 from numba import njit
 
+from lite_llm.kernels.lanes import put, spread, take
 from lite_llm.kernels.threads import Kernel
 from lite_llm.kernels.tiles import dot_1x1, dot_1x2, dot_1x4, dot_2x2, dot_3x2
-from lite_llm.kernels.vector import (
-    FLOAT16,
-    FLOAT32,
-    LANES,
-    load_bfloat16,
-    load_float16,
-    load_float32,
-    store_bfloat16,
-    store_float16,
-    store_float32,
-    word,
-)
+from lite_llm.kernels.vector import FLOAT32, LANES, word
 
 BLOCK = 512
 """Elements of K in a block: part of the order of every sum, never to be tuned."""
-DIRECT_ROWS = 12
+DIRECT_ROWS = 48
 """Up to so many rows read the weights where they lie."""
 PANEL_ROWS = 192
 """Rows of a task; their sums stay in the second-level cache."""
@@ -45,42 +35,19 @@ def size_of(kind):  # type: ignore[no-untyped-def]
 @njit
 def widen(source, kind, count, target):  # type: ignore[no-untyped-def]
     """Copy numbers as float32, and zeros up to whole lanes."""
-    if kind == FLOAT32:
-        for i in range(count):
-            store_float32(load_float32(source + 4 * i), target + 4 * i)
-    elif kind == FLOAT16:
-        for i in range(count):
-            store_float32(load_float16(source + 2 * i), target + 4 * i)
-    else:
-        for i in range(count):
-            store_float32(load_bfloat16(source + 2 * i), target + 4 * i)
-    for i in range(count, -(-count // LANES) * LANES):
-        store_float32(0.0, target + 4 * i)
-
-
-@njit
-def narrow(source, count, target, kind):  # type: ignore[no-untyped-def]
-    """Copy float32, rounded to ``kind``."""
-    if kind == FLOAT32:
-        for i in range(count):
-            store_float32(load_float32(source + 4 * i), target + 4 * i)
-    elif kind == FLOAT16:
-        for i in range(count):
-            store_float16(load_float32(source + 4 * i), target + 2 * i)
-    else:
-        for i in range(count):
-            store_bfloat16(load_float32(source + 4 * i), target + 2 * i)
+    for i in range(0, count, LANES):
+        put(take(source + i * size_of(kind), kind, count - i), target + 4 * i, FLOAT32, LANES)
 
 
 @njit
 def clear(target, count):  # type: ignore[no-untyped-def]
-    """Set float32 to zero."""
-    for i in range(count):
-        store_float32(0.0, target + 4 * i)
+    """Set float32 to zero, a multiple of sixteen of them."""
+    for i in range(0, count, LANES):
+        put(spread(0.0), target + 4 * i, FLOAT32, LANES)
 
 
 @njit
-def dots(x, x_stride, rows, w, w_stride, kind, columns, count, out, out_stride):  # type: ignore[no-untyped-def]
+def dots(x, x_stride, rows, w, w_stride, kind, columns, count, out, out_stride, ahead):  # type: ignore[no-untyped-def]
     """``out[r, n] += x[r] . w[n]``: of any number of rows and columns, in tiles."""
     n = 0
     while n < columns:
@@ -89,20 +56,20 @@ def dots(x, x_stride, rows, w, w_stride, kind, columns, count, out, out_stride):
         if columns - n == 1:
             step = 1
             for r in range(rows):
-                dot_1x1(x + r * x_stride, 0, wn, 0, kind, count, to + r * out_stride, 0)
+                dot_1x1(x + r * x_stride, 0, wn, 0, kind, count, to + r * out_stride, 0, ahead)
         elif rows == 1 and columns - n >= 4:
             step = 4
-            dot_1x4(x, 0, wn, w_stride, kind, count, to, 0)
+            dot_1x4(x, 0, wn, w_stride, kind, count, to, 0, ahead)
         else:
             r = 0
             while r < rows:
                 xr, tor = x + r * x_stride, to + r * out_stride
                 if rows - r >= 3:
-                    dot_3x2(xr, x_stride, wn, w_stride, kind, count, tor, out_stride)
+                    dot_3x2(xr, x_stride, wn, w_stride, kind, count, tor, out_stride, ahead)
                 elif rows - r == 2:
-                    dot_2x2(xr, x_stride, wn, w_stride, kind, count, tor, out_stride)
+                    dot_2x2(xr, x_stride, wn, w_stride, kind, count, tor, out_stride, ahead)
                 else:
-                    dot_1x2(xr, 0, wn, w_stride, kind, count, tor, 0)
+                    dot_1x2(xr, 0, wn, w_stride, kind, count, tor, 0, ahead)
                 r += 3
         n += step
 
@@ -138,10 +105,14 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
         word(arguments, 8),
         word(arguments, 9),
     )
-    scratch, table, width = word(arguments, 10), word(arguments, 11), word(arguments, 12)
+    scratch, width, table = word(arguments, 10), word(arguments, 11), word(arguments, 12)
+    weight, bias = word(arguments, 13), word(arguments, 14)
     blocks = -(-outputs // width)
-    entry, n0 = table + 32 * (task // blocks), task % blocks * width
-    weight, bias, first, rows = word(entry, 0), word(entry, 1), word(entry, 2), word(entry, 3)
+    piece, n0 = task // blocks, task % blocks * width
+    first, rows = piece * PANEL_ROWS, min(PANEL_ROWS, all_rows - piece * PANEL_ROWS)
+    if table != 0:
+        entry = table + 32 * piece
+        weight, bias, first, rows = word(entry, 0), word(entry, 1), word(entry, 2), word(entry, 3)
     columns = min(width, outputs - n0)
     weight += n0 * w_stride
     sums = scratch + worker * SCRATCH
@@ -162,6 +133,7 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
                     min(BLOCK, inputs - k),
                     sums + 4 * n,
                     4 * PANEL_OUTPUTS,
+                    step * w_stride,
                 )
     else:
         for k in range(0, inputs, BLOCK):
@@ -180,17 +152,16 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
                     count,
                     sums + 4 * r * PANEL_OUTPUTS,
                     4 * PANEL_OUTPUTS,
+                    0,
                 )
-    if bias != 0:
-        widen(bias + n0 * size_of(bias_kind), bias_kind, columns, panel)
     for r in range(rows):
         line = sums + 4 * r * PANEL_OUTPUTS
-        if bias != 0:
-            for n in range(columns):
-                added = load_float32(line + 4 * n) + load_float32(panel + 4 * n)
-                store_float32(added, line + 4 * n)
         to = out + (first + r) * out_stride + n0 * size_of(out_kind)
-        narrow(line, columns, to, out_kind)
+        for n in range(0, columns, LANES):
+            y = take(line + 4 * n, FLOAT32, LANES)
+            if bias != 0:
+                y = y + take(bias + (n0 + n) * size_of(bias_kind), bias_kind, columns - n)
+            put(y, to + n * size_of(out_kind), out_kind, columns - n)
 
 
 SCRATCH = 4 * (PANEL_ROWS * PANEL_OUTPUTS + PANEL_OUTPUTS * BLOCK)

@@ -20,10 +20,13 @@ from numba.core import types
 
 from lite_llm.kernels.vector import call, fetch_add, word, words
 
-SLOTS = 14
+SLOTS = 15
 _TASKS, _NEXT, _WORKERS, _KERNEL, _HEADER = 0, 1, 2, 3, 4
 _enter, _start, _start_team = call(3), call(1), call(4)
 _job = words(_HEADER + SLOTS)
+_WORTH_A_THREAD = 1 << 18
+"""Multiplications that take one thread about 20 microseconds, and waking one takes ten."""
+_PADDING = (0,) * SLOTS
 _local = threading.local()
 _settings = {"threads": torch.get_num_threads()}
 
@@ -60,11 +63,20 @@ class Kernel:
         machine_code: Any = compiled(self._function)
         return int(machine_code.address)
 
-    def run(self, tasks: int, *integers: int) -> None:
-        """Run tasks 0 to ``tasks - 1``, releasing the interpreter's lock; wait for all."""
-        padding = (0,) * (SLOTS - len(integers))
+    def run(self, tasks: int, work: int, *integers: int) -> None:
+        """Run tasks 0 to ``tasks - 1``, releasing the interpreter's lock; wait for all.
+
+        ``work``: about how many multiplications it all comes to; little is not worth waking a
+        thread for.
+        """
         _launch(
-            self.address, tasks, _settings["threads"], _work().address, _team(), *integers, *padding
+            self.address,
+            tasks,
+            _settings["threads"] if work >= _WORTH_A_THREAD else 1,
+            _work(),
+            _team(),
+            *integers,
+            *_PADDING[len(integers) :],
         )
 
 
@@ -92,7 +104,7 @@ def _team() -> int:
 
 
 @functools.cache
-def _work() -> Any:
+def _work() -> int:
     @cfunc(types.void(types.intp), cache=True)
     def work(job: int) -> None:
         worker = fetch_add(job + 8 * _WORKERS, 1)
@@ -101,14 +113,15 @@ def _work() -> Any:
             _enter(word(job, _KERNEL), job + 8 * _HEADER, worker, task)
             task = fetch_add(job + 8 * _NEXT, 1)
 
-    return work
+    machine_code: Any = work
+    return int(machine_code.address)
 
 
 @njit(nogil=True, cache=True)
 def _launch(  # type: ignore[no-untyped-def]
-    kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o
+    kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p
 ):
-    job = _job(tasks, 0, 0, kernel, a, b, c, d, e, f, g, h, i, j, k, m, n, o)
+    job = _job(tasks, 0, 0, kernel, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p)
     if team == 0 or threads == 1 or tasks <= 1:
         _start(work, job)
     else:

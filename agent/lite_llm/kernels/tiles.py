@@ -22,9 +22,12 @@ from lite_llm.kernels.vector import (
     Value,
     at,
     cgutils,
+    copy_numbers,
     expression,
     fused,
     load,
+    prefetch,
+    splat,
     store,
     total,
 )
@@ -47,6 +50,7 @@ def _dot_tile(rows: int, columns: int) -> Any:
         count: Value,
         out: Value,
         out_stride: Value,
+        ahead: Value,
     ) -> None:
         sums = [[cgutils.alloca_once(builder, VECTOR) for _ in range(columns)] for _ in range(rows)]
         ends = [cgutils.alloca_once(builder, VECTOR) for _ in range(columns)]
@@ -69,27 +73,67 @@ def _dot_tile(rows: int, columns: int) -> Any:
             with builder.if_then(builder.icmp_unsigned("==", kind, ir.Constant(INT64, stored))):
                 with cgutils.for_range(builder, whole) as loop:
                     places = [at(builder, start, size * LANES, loop.index) for start in starts]
+                    for place in places:
+                        prefetch(builder, builder.add(place, ahead))
                     add(loop.index, [load(builder, place, stored) for place in places])
                 with builder.if_then(ragged):
                     for start, end in zip(starts, ends, strict=True):
                         builder.store(ZEROS, end)
                         source = at(builder, start, size * LANES, whole)
-                        with cgutils.for_range(builder, rest) as loop:
-                            element = load(
-                                builder, at(builder, source, size, loop.index), stored, 1
-                            )
-                            base = builder.ptrtoint(end, INT64)
-                            store(builder, element, at(builder, base, 4, loop.index))
-        with builder.if_then(ragged):
-            add(whole, [builder.load(end) for end in ends])
+                        copy_numbers(builder, builder.ptrtoint(end, INT64), source, rest, kind)
+                    addresses = [builder.ptrtoint(end, INT64) for end in ends]
+                    add(whole, [load(builder, address, stored) for address in addresses])
         for row, line in enumerate(sums):
             for column, place in enumerate(line):
                 target = at(builder, at(builder, out, out_stride, row), 4, column)
                 before = load(builder, target, FLOAT32, 1)
                 store(builder, builder.fadd(before, total(builder, builder.load(place))), target)
 
-    return expression(types.none, emit, *([types.intp] * 8))
+    return expression(types.none, emit, *([types.intp] * 9))
+
+
+def _mix_tile(rows: int, columns: int) -> Any:
+    """``out[r] += weight[r, 0] * x[0] + weight[r, 1] * x[1] + ...``, of ``count`` lines of x.
+
+    Each product is added in ascending order with one rounding. Everything is float32; a line is
+    ``columns`` times sixteen wide. Strides are in bytes.
+    """
+
+    def emit(
+        builder: Builder,
+        weights: Value,
+        weights_stride: Value,
+        x: Value,
+        x_stride: Value,
+        count: Value,
+        out: Value,
+        out_stride: Value,
+    ) -> None:
+        targets = [
+            [at(builder, at(builder, out, out_stride, row), 4 * LANES, c) for c in range(columns)]
+            for row in range(rows)
+        ]
+        sums = [
+            [cgutils.alloca_once_value(builder, load(builder, target, FLOAT32)) for target in line]
+            for line in targets
+        ]
+        with cgutils.for_range(builder, count) as loop:
+            begin = at(builder, x, x_stride, loop.index)
+            lines = [
+                load(builder, at(builder, begin, 4 * LANES, c), FLOAT32) for c in range(columns)
+            ]
+            for row, places in enumerate(sums):
+                own = at(builder, at(builder, weights, weights_stride, row), 4, loop.index)
+                weight = splat(builder, load(builder, own, FLOAT32, 1))
+                for place, lanes in zip(places, lines, strict=True):
+                    builder.store(fused(builder, weight, lanes, builder.load(place)), place)
+        for line, places in zip(targets, sums, strict=True):
+            for target, place in zip(line, places, strict=True):
+                store(builder, builder.load(place), target)
+
+    return expression(types.none, emit, *([types.intp] * 7))
 
 
 dot_1x1, dot_1x2, dot_1x4 = _dot_tile(1, 1), _dot_tile(1, 2), _dot_tile(1, 4)
 dot_2x2, dot_3x2 = _dot_tile(2, 2), _dot_tile(3, 2)
+mix_1x2, mix_3x2 = _mix_tile(1, 2), _mix_tile(3, 2)

@@ -61,6 +61,24 @@ def store(builder: Builder, value: Value, address: Value) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
 
 
+def copy_numbers(builder: Builder, target: Value, source: Value, count: Value, kind: Value) -> None:
+    """Copy so many numbers as they are stored."""
+    wide = builder.icmp_unsigned("==", kind, ir.Constant(INT64, FLOAT32))
+    size = builder.select(wide, ir.Constant(INT64, 4), ir.Constant(INT64, 2))
+    octets = ir.IntType(8).as_pointer()
+    ends = [builder.inttoptr(address, octets) for address in (target, source)]
+    cgutils.raw_memcpy(builder, *ends, count, size)
+
+
+def prefetch(builder: Builder, address: Value) -> None:
+    """Ask for the cache line at an address, which need not be a valid one."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, keep, data = (ir.Constant(INT32, number) for number in (0, 3, 1))
+    builder.call(function, [pointer, read, keep, data])
+
+
 def fused(builder: Builder, a: Value, b: Value, c: Value) -> Value:
     """``a * b + c``, rounded once."""
     suffix = f"v{LANES}f32" if a.type == VECTOR else "f32"
@@ -112,20 +130,31 @@ def expression(result: Any, emit: Callable[..., Value], *parameters: Any) -> Any
     return intrinsic(typing)
 
 
-def _round_bfloat16(builder: Builder, value: Value, address: Value) -> None:
-    bits = builder.bitcast(value, INT32)
-    odd = builder.and_(builder.lshr(bits, ir.Constant(INT32, 16)), ir.Constant(INT32, 1))
-    nearest = builder.add(bits, builder.add(odd, ir.Constant(INT32, 0x7FFF)))
-    quiet = builder.or_(bits, ir.Constant(INT32, 0x400000))
-    is_nan = builder.fcmp_unordered("uno", value, value)
-    upper = builder.lshr(builder.select(is_nan, quiet, nearest), ir.Constant(INT32, 16))
-    pointer = builder.inttoptr(address, INT16.as_pointer())
-    builder.store(builder.trunc(upper, INT16), pointer).align = 2
+def narrow(builder: Builder, value: Value, address: Value, kind: int) -> None:
+    """Write one or sixteen float32 rounded to ``kind``: to nearest, ties to even, NaNs kept."""
+    if kind == FLOAT32:
+        store(builder, value, address)
+        return
+    lanes = value.type.count if isinstance(value.type, ir.VectorType) else 1
 
+    def of(element: Value) -> Value:
+        return element if lanes == 1 else ir.VectorType(element, lanes)
 
-def _round_float16(builder: Builder, value: Value, address: Value) -> None:
-    pointer = builder.inttoptr(address, HALF.as_pointer())
-    builder.store(builder.fptrunc(value, HALF), pointer).align = 2
+    def constant(number: int) -> Value:
+        return ir.Constant(of(INT32), number if lanes == 1 else [number] * lanes)
+
+    if kind == FLOAT16:
+        rounded = builder.fptrunc(value, of(HALF))
+    else:
+        bits = builder.bitcast(value, of(INT32))
+        odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+        nearest = builder.add(bits, builder.add(odd, constant(0x7FFF)))
+        quiet = builder.or_(bits, constant(0x400000))
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        upper = builder.lshr(builder.select(is_nan, quiet, nearest), constant(16))
+        rounded = builder.trunc(upper, of(INT16))
+    pointer = builder.inttoptr(address, rounded.type.as_pointer())
+    builder.store(rounded, pointer).align = 2
 
 
 def _words(builder: Builder, *values: Value) -> Value:
@@ -147,21 +176,28 @@ def _fetch_add(builder: Builder, address: Value, amount: Value) -> Value:
 
 _f32, _int = types.float32, types.intp
 
-load_float32 = expression(_f32, lambda b, a: load(b, a, FLOAT32, 1), _int)
-load_bfloat16 = expression(_f32, lambda b, a: load(b, a, BFLOAT16, 1), _int)
-load_float16 = expression(_f32, lambda b, a: load(b, a, FLOAT16, 1), _int)
+
+def _load_number(builder: Builder, address: Value) -> Value:
+    return load(builder, address, FLOAT32, 1)
+
+
+load_float32 = expression(_f32, _load_number, _int)
 store_float32 = expression(types.none, store, _f32, _int)
-store_bfloat16 = expression(types.none, _round_bfloat16, _f32, _int)
-"""To nearest, ties to even; a NaN stays one."""
-store_float16 = expression(types.none, _round_float16, _f32, _int)
-fma = expression(_f32, fused, _f32, _f32, _f32)
-bits_of = expression(types.int32, lambda b, x: b.bitcast(x, INT32), _f32)
-float_of = expression(_f32, lambda b, x: b.bitcast(x, FLOAT), types.int32)
 
 word = expression(
     _int, lambda b, base, i: b.load(b.inttoptr(at(b, base, 8, i), INT64.as_pointer())), _int, _int
 )
 """``word(base, i)``: integer ``i`` of a row of integers."""
+half_word = expression(
+    _int,
+    lambda b, base, i: b.sext(b.load(b.inttoptr(at(b, base, 4, i), INT32.as_pointer())), INT64),
+    _int,
+    _int,
+)
+"""``half_word(base, i)``: integer ``i`` of a row of 32-bit integers."""
+store_word = expression(
+    types.none, lambda b, x, a: b.store(x, b.inttoptr(a, INT64.as_pointer())), _int, _int
+)
 fetch_add = expression(_int, _fetch_add, _int, _int)
 """Add to the integer at an address, at once for all threads; what it was."""
 

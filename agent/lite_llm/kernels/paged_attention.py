@@ -1,0 +1,219 @@
+"""Compiled attention over pages.
+
+Keys are taken in blocks of 64 positions, aligned to position 0 whatever a page holds, and the
+softmax runs along (Milakov and Gimelshein, 2018): a block's largest score may raise the row's top,
+and then its sums shrink by one factor. Scores are dot products in the order of tiles.py; weights
+are added lane by lane, values one by one, in ascending position. A row walks its own range of
+positions only, so that neither neighbours nor what lies in unused slots can reach it.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from lite_llm.kernels.functions import exp, tanh
+from lite_llm.kernels.lanes import greater, largest, put, spread, sum_of, take, within
+from lite_llm.kernels.products import CACHED_ROWS, clear, dots, size_of, widen
+from lite_llm.kernels.threads import Kernel
+from lite_llm.kernels.tiles import mix_1x2, mix_3x2
+from lite_llm.kernels.vector import (
+    FLOAT32,
+    LANES,
+    half_word,
+    load_float32,
+    store_float32,
+    store_word,
+    word,
+)
+
+BLOCK = 64
+"""Positions whose scores are taken together: part of the order of every sum, never to be tuned."""
+MAX_LINES = 64
+"""Queries of a task: rows times heads that share one key head."""
+
+
+@njit
+def _weigh(scores, begin, end, scale, cap, state, sums, width):  # type: ignore[no-untyped-def]
+    """Turn a line's scores of one block into weights, zero outside begin to end; add them up."""
+    top, mass = load_float32(state), load_float32(state + 4)
+    best = spread(top)
+    for i in range(0, BLOCK, LANES):
+        score = take(scores + 4 * i, FLOAT32, LANES) * spread(scale)
+        if cap != 0.0:
+            score = spread(cap) * tanh(score / spread(cap))
+        put(score, scores + 4 * i, FLOAT32, LANES)
+        best = greater(best, within(score, begin - i, end - i, top))
+    new_top = largest(best)
+    total = spread(0.0)
+    for i in range(0, BLOCK, LANES):
+        weight = exp(take(scores + 4 * i, FLOAT32, LANES) - spread(new_top))
+        weight = within(weight, begin - i, end - i, 0.0)
+        put(weight, scores + 4 * i, FLOAT32, LANES)
+        total = total + weight
+    if new_top > top:
+        factor = exp(spread(top) - spread(new_top))
+        mass = mass * largest(factor)
+        for i in range(0, width, LANES):
+            put(take(sums + 4 * i, FLOAT32, LANES) * factor, sums + 4 * i, FLOAT32, LANES)
+    store_float32(new_top, state)
+    store_float32(mass + sum_of(total), state + 4)
+
+
+@njit
+def _mix(scores, lines, spans, values, stride, sums, width):  # type: ignore[no-untyped-def]
+    """Add the weighted values of a block to each line's sums; lines of one span go together."""
+    m = 0
+    while m < lines:
+        begin, end = word(spans, 2 * m), word(spans, 2 * m + 1)
+        step = 1
+        if (
+            m + 3 <= lines
+            and word(spans, 2 * m + 2) == begin
+            and word(spans, 2 * m + 3) == end
+            and word(spans, 2 * m + 4) == begin
+            and word(spans, 2 * m + 5) == end
+        ):
+            step = 3
+        weights = scores + 4 * (m * BLOCK + begin)
+        if begin < end:
+            for i in range(0, width, 2 * LANES):
+                x = values + begin * stride + 4 * i
+                to = sums + 4 * (m * width + i)
+                if step == 3:
+                    mix_3x2(weights, 4 * BLOCK, x, stride, end - begin, to, 4 * width)
+                else:
+                    mix_1x2(weights, 0, x, stride, end - begin, to, 0)
+        m += step
+
+
+def _attend(arguments, worker, task):  # type: ignore[no-untyped-def]
+    table = word(arguments, 0)
+    query, query_row, query_head, query_kind = (
+        word(table, 0),
+        word(table, 1),
+        word(table, 2),
+        word(table, 3),
+    )
+    keys, key_page, key_head, key_slot = (
+        word(table, 4),
+        word(table, 5),
+        word(table, 6),
+        word(table, 7),
+    )
+    values, value_page, value_head, value_slot = (
+        word(table, 8),
+        word(table, 9),
+        word(table, 10),
+        word(table, 11),
+    )
+    kind, key_size, value_size, slots = (
+        word(table, 12),
+        word(table, 13),
+        word(table, 14),
+        word(table, 15),
+    )
+    sequences, positions, pages, pages_row = (
+        word(table, 16),
+        word(table, 17),
+        word(table, 18),
+        word(table, 19),
+    )
+    tiles, groups, chunks, chunk_heads, shared = (
+        word(table, 20),
+        word(table, 21),
+        word(table, 22),
+        word(table, 23),
+        word(table, 24),
+    )
+    out, out_row, out_head = word(table, 25), word(table, 26), word(table, 27)
+    scale, cap = load_float32(table + 8 * 28), load_float32(table + 8 * 29)
+    window, sinks, sinks_kind = word(table, 30), word(table, 31), word(table, 32)
+    scratch, scratch_bytes, values_in_keys = word(table, 33), word(table, 34), word(table, 35)
+
+    tile = task // (groups * chunks)
+    group = task // chunks % groups
+    first_head = task % chunks * chunk_heads
+    heads = min(chunk_heads, shared - first_head)
+    first_head += group * shared
+    first, rows = half_word(tiles, 2 * tile), half_word(tiles, 2 * tile + 1)
+    lines = rows * heads
+    key_width = -(-key_size // LANES) * LANES
+    value_width = -(-value_size // (2 * LANES)) * 2 * LANES
+    panel_width = max(key_width, value_width) if values_in_keys else key_width
+
+    queries = scratch + worker * scratch_bytes
+    sums = queries + 4 * lines * key_width
+    scores = sums + 4 * lines * value_width
+    spans = scores + 4 * lines * BLOCK
+    state = spans + 16 * lines
+    key_panel = state + 8 * lines
+    value_panel = key_panel if values_in_keys else key_panel + 4 * BLOCK * panel_width
+    value_stride = 4 * panel_width if values_in_keys else 4 * value_width
+
+    for m in range(lines):
+        head = first_head + m % heads
+        row = first + m // heads
+        begin = query + row * query_row + head * query_head
+        widen(begin, query_kind, key_size, queries + 4 * m * key_width)
+        top, mass = -float("inf"), 0.0
+        if sinks != 0:
+            top, mass = sum_of(take(sinks + head * size_of(sinks_kind), sinks_kind, 1)), 1.0
+        store_float32(top, state + 8 * m)
+        store_float32(mass, state + 8 * m + 4)
+    clear(sums, lines * value_width)
+    own_pages = pages + half_word(sequences, first) * pages_row
+    last = half_word(positions, first + rows - 1)
+    origin = half_word(positions, first) + 1 - window if window != 0 else 0
+    origin = max(0, origin)
+    for block in range(origin // BLOCK * BLOCK, last + 1, BLOCK):
+        c0, c1 = max(0, origin - block), min(BLOCK, last + 1 - block)
+        for c in range(c0, c1):
+            page = half_word(own_pages, (block + c) // slots)
+            slot = (block + c) % slots
+            source = keys + page * key_page + group * key_head + slot * key_slot
+            widen(source, kind, key_size, key_panel + 4 * c * panel_width)
+            if values_in_keys == 0:
+                source = values + page * value_page + group * value_head + slot * value_slot
+                widen(source, kind, value_size, value_panel + c * value_stride)
+        clear(scores, lines * BLOCK)
+        for m in range(0, lines, CACHED_ROWS):
+            dots(
+                queries + 4 * m * key_width,
+                4 * key_width,
+                min(CACHED_ROWS, lines - m),
+                key_panel + 4 * c0 * panel_width,
+                4 * panel_width,
+                FLOAT32,
+                c1 - c0,
+                key_width,
+                scores + 4 * (m * BLOCK + c0),
+                4 * BLOCK,
+                0,
+            )
+        for m in range(lines):
+            position = half_word(positions, first + m // heads)
+            begin = max(0, position + 1 - window - block) if window != 0 else 0
+            end = min(BLOCK, position + 1 - block)
+            store_word(begin, spans + 16 * m)
+            store_word(max(begin, end), spans + 16 * m + 8)
+            if begin < end:
+                line = scores + 4 * m * BLOCK
+                to = sums + 4 * m * value_width
+                _weigh(line, begin, end, scale, cap, state + 8 * m, to, value_width)
+        _mix(scores, lines, spans, value_panel, value_stride, sums, value_width)
+    for m in range(lines):
+        mass = spread(load_float32(state + 8 * m + 4))
+        to = out + (first + m // heads) * out_row + (first_head + m % heads) * out_head
+        for i in range(0, value_size, LANES):
+            mean = take(sums + 4 * (m * value_width + i), FLOAT32, LANES) / mass
+            put(mean, to + i * size_of(query_kind), query_kind, value_size - i)
+
+
+def scratch_bytes(lines: int, key_size: int, value_size: int) -> int:
+    """What each worker needs for a task of so many queries."""
+    key_width, value_width = -(-key_size // 32) * 32, -(-value_size // 32) * 32
+    floats = (lines + BLOCK) * (key_width + value_width) + lines * BLOCK + 6 * lines
+    return 4 * floats + 64
+
+
+attend = Kernel(_attend)
