@@ -129,7 +129,7 @@ class KvCache:
         for the disk.
         """
         for sequence, num_tokens in parts:
-            if not sequence.has_room(num_tokens) or not sequence.is_ready:
+            if not sequence.has_room(num_tokens) or (self._waiting and not sequence.is_ready):
                 raise NotResident(
                     f"{num_tokens} tokens are to be computed without room", where="kvcache"
                 )
@@ -138,10 +138,10 @@ class KvCache:
         firsts = np.cumsum(counts) - counts
         sequence_T = self._tensor(np.repeat(np.arange(len(parts)), counts))
         position_T = self._tensor(np.arange(counts.sum()) - np.repeat(firsts - begins, counts))
-        used = -(-(begins + counts) // self.page_tokens)
+        used = (-(-(begins + counts) // self.page_tokens)).tolist()
         per_layer: dict[int, LayerPages] = {}
         for index, group in enumerate(self.groups):
-            table_SN = np.zeros((len(parts), used.max(initial=0)), dtype=np.int32)
+            table_SN = np.zeros((len(parts), max(used, default=0)), dtype=np.int32)
             for row, (sequence, _) in enumerate(parts):
                 table_SN[row, : used[row]] = sequence.tables[index][: used[row]]
             self._mover.wait(table_SN.reshape(-1))

@@ -30,8 +30,10 @@ class CachedSequence:
         self.salt = salt
         self._page_tokens = cache.page_tokens
         self._windows = [group.window for group in cache.groups]
+        self._sliding = [(g, w) for g, w in enumerate(self._windows) if w is not None]
         self._tokens: list[int] = []
         self._tip: Node | None = None  # of the tree: the last full page; None before the first
+        self._num_writable = 0  # tokens up to which all pages are there and nobody else's
         self._num_dropped = [0] * len(self._windows)
         self._is_released = False
         self._is_swapped_out = False
@@ -71,15 +73,17 @@ class CachedSequence:
 
     def has_room(self, num_tokens: int) -> bool:
         """Whether the next ``num_tokens`` are reserved already, or are none."""
-        return not self._is_swapped_out and not self.pages_to_reserve(num_tokens)
+        if len(self._tokens) + num_tokens <= self._num_writable:
+            return True
+        self._require()
+        return not num_tokens and not self._is_swapped_out
 
     def pages_to_reserve(self, num_tokens: int) -> int:
         """New pages that :meth:`reserve` would take."""
         self._require()
         if not num_tokens:
             return 0
-        needed = -(-(self.num_computed + num_tokens) // self._page_tokens)
-        missing = sum(max(0, needed - len(pages)) for pages in self.pages)
+        missing = max(0, self._missing(num_tokens)) * len(self.pages)
         return missing + len(self._shared_partial())
 
     def reserve(self, num_tokens: int) -> bool:
@@ -87,13 +91,10 @@ class CachedSequence:
         sequence uses. False where there is too little, and then nothing has changed. Raises
         :class:`NotResident` when swapped out."""
         self._require_resident()
-        if not self.pages_to_reserve(num_tokens):
+        if self.has_room(num_tokens):
             return True
-        needed = -(-(self.num_computed + num_tokens) // self._page_tokens)
         shared = self._shared_partial()
-        missing = [
-            group for group, pages in enumerate(self.pages) for _ in range(needed - len(pages))
-        ]
+        missing = [g for g in range(len(self.pages)) for _ in range(self._missing(num_tokens))]
         taken = self._cache.take([*shared, *missing])
         if taken is None:
             return False
@@ -105,7 +106,9 @@ class CachedSequence:
             self._ledger.let_go([old])
             self._set(group, partial, page)
         for page in taken[len(shared) :]:
-            self._append(page)
+            self.pages[page.group].append(page)
+            self._set(page.group, len(self.pages[page.group]) - 1, page)
+        self._num_writable = len(self.pages[0]) * self._page_tokens
         return True
 
     def commit(self, tokens: Sequence[int]) -> None:
@@ -114,7 +117,8 @@ class CachedSequence:
         if not self.has_room(len(tokens)):
             raise NotResident(f"{len(tokens)} tokens were not reserved", where="kvcache")
         self._tokens.extend(tokens)
-        self._publish()
+        if self.num_computed // self._page_tokens > (self._tip.depth if self._tip else 0):
+            self._publish()
         self._drop_behind_windows()
 
     def fork(self) -> CachedSequence:
@@ -126,6 +130,7 @@ class CachedSequence:
         other = CachedSequence(self._cache, self.salt)
         used = -(-self.num_computed // self._page_tokens)
         other._adopt(self._tokens, [pages[:used] for pages in self.pages], self._tip)
+        self._num_writable = 0
         other._num_dropped = list(self._num_dropped)
         other._retable()
         self._cache.add(other)
@@ -160,6 +165,7 @@ class CachedSequence:
 
     def _set_swapped_out(self, is_out: bool) -> None:
         self._is_swapped_out = is_out
+        self._num_writable = 0
         for page in self.held():
             page.num_out += 1 if is_out else -1
 
@@ -172,6 +178,7 @@ class CachedSequence:
             self._set_swapped_out(False)
         self._ledger.let_go(self.held())
         self._is_released = True
+        self._num_writable = -1
         self.pages = [[] for _ in self._windows]
         self._tip = None
         self._cache.remove(self)
@@ -204,11 +211,16 @@ class CachedSequence:
         self, tokens: Sequence[int], pages: list[list[Page | None]], tip: Node | None
     ) -> None:
         self._tokens, self.pages, self._tip = list(tokens), pages, tip
+        self._num_writable = 0
         self._ledger.hold(self.held())
+
+    def _missing(self, num_tokens: int) -> int:
+        """Pages that each group lacks for the next ``num_tokens``; negative where it has more."""
+        return -(-(len(self._tokens) + num_tokens) // self._page_tokens) - len(self.pages[0])
 
     def _shared_partial(self) -> list[int]:
         """Groups whose last page has room for the next token and readers besides this sequence."""
-        partial, filled = divmod(self.num_computed, self._page_tokens)
+        partial, filled = divmod(len(self._tokens), self._page_tokens)
         if not filled:
             return []
         last = [pages[partial] for pages in self.pages]
@@ -217,8 +229,6 @@ class CachedSequence:
     def _publish(self) -> None:
         size, num_full = self._page_tokens, self.num_computed // self._page_tokens
         if self._tip is None or self._tip.is_detached:
-            if not num_full:
-                return
             self._tip = self._ledger.tree.root(self.salt)
         for index in range(self._tip.depth, num_full):
             key = tuple(self._tokens[index * size : (index + 1) * size])
@@ -232,9 +242,7 @@ class CachedSequence:
     def _drop_behind_windows(self) -> None:
         # The last full page stays whatever the window: new ones are found through it.
         most = max(0, self.num_computed // self._page_tokens - 1)
-        for group, window in enumerate(self._windows):
-            if window is None:
-                continue
+        for group, window in self._sliding:
             behind = min(most, max(0, self.num_computed - window + 1) // self._page_tokens)
             pages = self.pages[group]
             dropped = pages[self._num_dropped[group] : behind]
@@ -242,11 +250,6 @@ class CachedSequence:
                 self._ledger.let_go([page for page in dropped if page is not None])
                 pages[self._num_dropped[group] : behind] = [None] * len(dropped)
                 self._num_dropped[group] = behind
-
-    def _append(self, page: Page) -> None:
-        pages = self.pages[page.group]
-        pages.append(page)
-        self._set(page.group, len(pages) - 1, page)
 
     def _set(self, group: int, index: int, page: Page) -> None:
         if index >= len(self.tables[group]):
