@@ -64,6 +64,8 @@ def tensor_of(view: memoryview, record: TensorRecord) -> Tensor:
     Copied only where the bytes don't lie at a multiple of an element's size.
     """
     dtype = STORED_DTYPES[record.dtype]
+    if not isinstance(view, memoryview):  # a device's memory, as an array that DLPack knows
+        return from_dlpack(view).view(dtype).reshape(record.shape)
     # By way of DLPack, which has a flag for memory that is read-only; torch.frombuffer warns.
     words = np.frombuffer(view, dtype=f"u{dtype.itemsize}")
     if not words.flags.aligned:

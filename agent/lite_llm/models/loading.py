@@ -33,8 +33,9 @@ async def arriving_decoder(load: Load, inventory: Inventory) -> AsyncIterator[De
     """A decoder that may run at once: each layer waits for its weights and for no others.
 
     Weights are the loaded bytes themselves where the types agree, so the block must be left before
-    the load is closed, and no step may be running by then. What stops the load is raised by the
-    step that needs what is missing. Begin the load with ``inventory.wants_expert``.
+    the load is closed, and no step may be running by then: ``decoder.weights.fail`` ends one that
+    waits. What stops the load is raised by the step that needs what is missing. Begin the load
+    with ``inventory.wants_expert``.
     """
     decoder = Decoder(inventory.config, Weights(len(inventory.layers)))
     filling = asyncio.create_task(_fill(decoder.weights, load, inventory))

@@ -50,7 +50,8 @@ def run(
     """Hidden states of each sequence, all in one batch; each in chunks of its own size."""
     longest = max(map(len, sequences))
     pages = Pages(decoder.kv_layout, sequences=len(sequences), tokens=longest)
-    done, parts = [0] * len(sequences), [[] for _ in sequences]  # type: list[int], list[list[Tensor]]
+    done = [0] * len(sequences)
+    parts: list[list[Tensor]] = [[] for _ in sequences]
     while any(done[number] < len(tokens) for number, tokens in enumerate(sequences)):
         rows, counts = [], []
         for number, tokens in enumerate(sequences):
@@ -61,7 +62,7 @@ def run(
         tokens_T = torch.tensor([sequences[number][position] for number, position in rows])
         positions_T = torch.tensor([position for _, position in rows])
         hidden_TD = decoder.hidden(tokens_T, positions_T, pages.step(rows))
-        for number, part in enumerate(hidden_TD.split(counts)):
+        for number, part in enumerate(torch.split(hidden_TD, counts)):
             parts[number].append(part)
     return [torch.cat(part) for part in parts]
 
@@ -84,7 +85,7 @@ class Oracle:
         assert (ours_TV - theirs_TV).abs().max() < 1e-4
         # Greedy decoding agrees if each next token does, given those before it.
         assert theirs_TV[prompt_tokens - 1 : -1].argmax(-1).tolist() == answer[prompt_tokens:]
-        self.check_invariance(answer)
+        self.check_invariance(answer[:40])
 
     def expected(self, tokens: Sequence[int]) -> Tensor:
         """The reference's logits of a fresh prompt: ``[T, V]``."""
@@ -98,7 +99,7 @@ class Oracle:
         alone_TV = self.decoder.logits(alone_TD)
         for chunk in (1, 7):
             assert torch.equal(run(self.decoder, [tokens], [chunk])[0], alone_TD), chunk
-        others = [tokens[5:40], tokens[::-1], tokens[1:]]
+        others = [tokens[5:30], tokens[::-1], tokens[1:20]]
         batch = run(self.decoder, [others[0], tokens, *others[1:]], [3, 16, 1, 64])
         assert torch.equal(batch[1], alone_TD)
         assert torch.equal(
@@ -132,7 +133,8 @@ def save_model(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
     def save(config: Any, *, seed: int = 3, name: str = "model") -> tuple[Path, Any]:
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        auto: Any = AutoModelForCausalLM  # which has no types
+        model = auto.from_config(config, attn_implementation="eager").eval()
         random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
