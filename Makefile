@@ -68,7 +68,8 @@ bench: setup ## Measure us beside peers and print the ratios
 	set -e; for benchmark in benchmarks/*.py; do python $$benchmark; done
 
 bench-gpu: setup ## The tests and benchmarks that need a CUDA device
-	pytest -m gpu || [ $$? -eq 5 ]
+	pytest -m gpu
+	python benchmarks/load.py --gpu
 
 clean: ## Remove what was built here; the machine's caches stay
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

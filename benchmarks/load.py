@@ -1,353 +1,143 @@
-"""Checkpoint on disk to usable CPU tensors: ours, other loaders, and the disk's raw rate.
+"""Checkpoint to usable tensors: ours, other loaders, and what the machine can do at all.
 
-    python benchmarks/load.py --gb 1 --rounds 5 [--directory DIR] [--json FILE]
+    python benchmarks/load.py [--quick] [--gb 4] [--rounds 5] [--peers DIR] [--json FILE]
+    python benchmarks/load.py --gpu
 
-Every measurement is a fresh process; the rounds are interleaved, and the medians are printed. The
-clock runs from the open to the moment when one byte of every page of every tensor was read. Cold
-means that the files were pushed out of the page cache, which is checked. Ours runs with chunk
-checksums, into an arena that was locked before, as an agent has it; "ours, new arena" counts that
-too. The raw rate is the same number of threads reading the same file by O_DIRECT into memory that
-was touched before, without a check.
+Every measurement of a whole checkpoint is a fresh process; the rounds are interleaved in shuffled
+order, and medians are printed. The clock runs from the open to the moment when one byte of every
+page of every tensor was read. Cold means that the files were pushed out of the page cache, which is
+checked. Ours runs with chunk checksums, into an arena that was locked before, as an agent has it.
+The raw rate is the same number of threads reading the same file by O_DIRECT into memory that was
+touched before, without a check.
+
+``--peers DIR`` installs the peers that are not here into a virtual environment in DIR (kept for the
+next time) and measures with that. ``--quick`` takes about a minute and says less.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import importlib.util
 import json
-import mmap
 import os
-import pickle
-import random
-import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import venv
 from pathlib import Path
-from time import perf_counter
 
-import numpy as np
-import xxhash
+from loading import disk, gpu, inputs, store
+from loading.contestants import Facts
 
-from lite_llm.contracts.manifest import FileRecord, Manifest, Span, TensorRecord
-from lite_llm.tiers import (
-    Arena,
-    DiskReader,
-    HostMemory,
-    HostTier,
-    Loader,
-    LocalSource,
-    Phase,
-)
-from lite_llm.tiers.page_cache import is_cached
-
-THREADS = 4
-CHUNK = 1 << 20
-REQUEST = 8 << 20
-PAGE = 4096
-FILE = "model.safetensors"
+PEERS = ("runai-model-streamer", "fastsafetensors", "tensorizer")
 
 
-def write_checkpoint(directory: Path, num_bytes: int) -> None:
-    """Layers of a Llama-like shape, as safetensors and as a torch file."""
-    import torch
-    from safetensors.torch import save_file
-
-    tensors: dict[str, torch.Tensor] = {}
-    generator = np.random.default_rng(1)
-
-    def add(name: str, *shape: int) -> None:
-        values = generator.integers(0, 255, size=(*shape, 2), dtype=np.uint8)
-        tensors[name] = torch.from_numpy(values).view(torch.bfloat16).squeeze(-1)
-
-    add("model.embed_tokens.weight", 16_000, 2048)
-    layer = 0
-    while sum(t.nbytes for t in tensors.values()) < num_bytes:
-        for part, shape in {
-            "q_proj": (2048, 2048), "k_proj": (512, 2048), "v_proj": (512, 2048),
-            "o_proj": (2048, 2048), "gate_proj": (5632, 2048), "up_proj": (5632, 2048),
-            "down_proj": (2048, 5632), "norm": (2048,),
-        }.items():  # fmt: skip
-            add(f"model.layers.{layer}.{part}.weight", *shape)
-        layer += 1
-    save_file(tensors, directory / FILE)
-    torch.save(tensors, directory / "model.pt")
+def with_peers(directory: Path) -> str:
+    """The interpreter of an environment that has ours and the peers."""
+    python = directory / "bin" / "python"
+    if not python.exists():
+        venv.create(directory, with_pip=True)
+        ours = sysconfig.get_paths()["purelib"]
+        theirs = next(directory.glob("lib/python*/site-packages"))
+        (theirs / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+        for peer in PEERS:
+            done = subprocess.run([python, "-m", "pip", "install", "-qq", peer], check=False)
+            if done.returncode:
+                print(f"left out, as it can't be installed: {peer}", file=sys.stderr)
+    return str(python)
 
 
-def manifest_of(directory: Path) -> Manifest:
-    """From the safetensors header, with the checksums that a converted checkpoint would have."""
-    path = directory / FILE
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        file.seek(0)
-        sums = []
-        while chunk := file.read(CHUNK):
-            sums.append(xxhash.xxh3_64_intdigest(chunk))
-    record = FileRecord(
-        FILE, path.stat().st_size, sha256="0" * 64, chunk_bytes=CHUNK, chunk_checksums=tuple(sums)
-    )
-    tensors = tuple(
-        TensorRecord(
-            name,
-            Span(FILE, 8 + length + at["data_offsets"][0], -int.__sub__(*at["data_offsets"])),
-            tuple(at["shape"]),
-            at["dtype"],
-        )
-        for name, at in header.items()
-        if name != "__metadata__"
-    )
-    return Manifest(model="bench", architecture={}, files=(record,), tensors=tensors)
-
-
-def touch(buffer: memoryview) -> int:
-    """Read a byte of every page."""
-    return int(np.frombuffer(buffer, np.uint8)[::PAGE].sum(dtype=np.int64))
-
-
-def touch_tensors(tensors: object) -> int:
-    """The same for a dictionary of torch tensors."""
-    import torch
-
-    assert isinstance(tensors, dict)
-    return sum(
-        int(tensor.reshape(-1).view(torch.uint8)[::PAGE].sum(dtype=torch.int64))
-        for tensor in tensors.values()
-    )
-
-
-def raw(directory: Path, facts: dict[str, float]) -> float:
-    """The disk's rate: no format, no check, no new memory."""
-    size = (directory / FILE).stat().st_size
-    room = mmap.mmap(-1, -(-size // PAGE) * PAGE)
-    room.madvise(mmap.MADV_HUGEPAGE)
-    view = memoryview(room)
-    np.frombuffer(view, np.uint8)[::PAGE] = 1
-    descriptor = os.open(directory / FILE, os.O_RDONLY | os.O_DIRECT)
-    with ThreadPoolExecutor(THREADS) as pool:
-        began = perf_counter()
-        jobs = [
-            pool.submit(os.preadv, descriptor, [view[at : at + REQUEST]], at)
-            for at in range(0, size, REQUEST)
-        ]
-        assert sum(job.result() for job in jobs) == size
-        return perf_counter() - began
-
-
-def ours(directory: Path, facts: dict[str, float], *, new_arena: bool = False) -> float:
-    """The loader, all layers in order."""
-    manifest = manifest_of_file(directory)
-    size = -(-(manifest.num_bytes + CHUNK) // PAGE) * PAGE
-    began = perf_counter()
-    host = HostTier(Arena("dram", HostMemory(size)))
-    reader = DiskReader(threads=THREADS)
-    loader = Loader(host, reader)
-    if not new_arena:
-        began = perf_counter()
-
-    async def load() -> float:
-        async with loader.load(manifest, [LocalSource(directory)]) as load:
-            async for layer in load.layers():
-                facts.setdefault("first_layer_s", perf_counter() - began)
-                for view in layer.tensors.values():
-                    touch(view)
-            seconds = perf_counter() - began
-            await load.done()
-            phases = [state async for state in load.progress()][-1].phases
-            facts["read_busy_s"] = phases[Phase.READ].seconds
-            facts["verify_busy_s"] = phases[Phase.VERIFY].seconds
-            return seconds
-
-    seconds = asyncio.run(load())
-    reader.close()
-    return seconds
-
-
-def manifest_of_file(directory: Path) -> Manifest:
-    """The manifest that the parent left, so that making it warms no cache."""
-    loaded = pickle.loads((directory / "manifest.pickle").read_bytes())
-    assert isinstance(loaded, Manifest)
-    return loaded
-
-
-def ours_new_arena(directory: Path, facts: dict[str, float]) -> float:
-    """With the time that allocating, touching and locking the arena takes."""
-    return ours(directory, facts, new_arena=True)
-
-
-def safetensors_mmap(directory: Path, facts: dict[str, float]) -> float:
-    """Views of a mapped file."""
-    from safetensors.torch import load_file
-
-    began = perf_counter()
-    touch_tensors(load_file(directory / FILE))
-    return perf_counter() - began
-
-
-def torch_mmap(directory: Path, facts: dict[str, float]) -> float:
-    """The same from a torch file."""
-    import torch
-
-    began = perf_counter()
-    touch_tensors(torch.load(directory / "model.pt", mmap=True, weights_only=True))
-    return perf_counter() - began
-
-
-def runai(directory: Path, facts: dict[str, float]) -> float:
-    """Into one buffer of its own."""
-    from runai_model_streamer import SafetensorsStreamer  # type: ignore[import-not-found]  # a peer
-
-    began = perf_counter()
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_file(str(directory / FILE))
-        touch_tensors(dict(streamer.get_tensors()))
-    return perf_counter() - began
-
-
-def fastsafetensors(directory: Path, facts: dict[str, float]) -> float:
-    """Through bounce buffers; without a GPU."""
-    from fastsafetensors import (  # type: ignore[import-not-found]  # a peer, if it is there
-        SafeTensorsFileLoader,
-        SingleGroup,
-    )
-
-    began = perf_counter()
-    loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
-    loader.add_filenames({0: [str(directory / FILE)]})
-    files = loader.copy_files_to_device()
-    touch_tensors({name: files.get_tensor(name) for name in files.key_to_rank_lidx})
-    return perf_counter() - began
-
-
-CONTESTANTS: dict[str, Callable[[Path, dict[str, float]], float]] = {
-    "raw O_DIRECT": raw,
-    "ours": ours,
-    "ours, new arena": ours_new_arena,
-    "safetensors (mmap)": safetensors_mmap,
-    "torch.load(mmap)": torch_mmap,
-    "Run:ai streamer": runai,
-    "fastsafetensors": fastsafetensors,
-}
-NEEDS = {"Run:ai streamer": "runai_model_streamer", "fastsafetensors": "fastsafetensors"}
-
-
-def chill(directory: Path) -> None:
-    """Push the files out of the page cache, and see that they are gone."""
-    os.sync()
-    for path in (directory / FILE, directory / "model.pt"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            assert not is_cached(descriptor, 64 << 20, PAGE), f"{path} is still in the page cache"
-        finally:
-            os.close(descriptor)
-
-
-def warm_up(directory: Path) -> None:
-    """Read both files once, through the page cache."""
-    for name in (FILE, "model.pt"):
-        with (directory / name).open("rb") as file:
-            while file.read(REQUEST):
-                pass
-
-
-def child(name: str, directory: Path) -> None:
-    """Measure once and print the result."""
-    facts: dict[str, float] = {}
-    facts["seconds"] = CONTESTANTS[name](directory, facts)
-    facts["peak_rss_mib"] = peak_rss_mib()
-    print(json.dumps(facts))
-
-
-def peak_rss_mib() -> float:
-    """Of this program alone: getrusage would count what the parent had when it forked."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def measure(name: str, directory: Path) -> dict[str, float]:
-    """In a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", name, "--directory", str(directory)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr[-800:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def campaign(directory: Path, rounds: int, *, cold: bool) -> dict[str, dict[str, float]]:
-    """Medians by contestant."""
-    names = [n for n in CONTESTANTS if n not in NEEDS or importlib.util.find_spec(NEEDS[n])]
-    size = (directory / FILE).stat().st_size
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for number in range(rounds):
-        if not cold:
-            warm_up(directory)
-        # In another order each time: what a hypervisor keeps is warmer for those who come later.
-        for name in random.Random(number).sample(names, len(names)):
-            if cold:
-                chill(directory)
-            try:
-                runs[name].append(measure(name, directory))
-            except RuntimeError as error:
-                print(f"left out: {error}", file=sys.stderr)
-    medians = {
-        name: {fact: statistics.median(run[fact] for run in found) for fact in found[0]}
-        for name, found in runs.items()
-        if found
-    }
-    reference = medians["raw O_DIRECT"]["seconds"]
-    for result in medians.values():
-        result["gb_per_s"] = size / 1e9 / result["seconds"]
-        result["of_raw"] = reference / result["seconds"]
-    return medians
-
-
-def show(state: str, medians: dict[str, dict[str, float]]) -> None:
+def show_whole(what: str, medians: dict[str, Facts]) -> None:
     """A line for each contestant."""
-    for who, result in medians.items():
-        first = result.get("first_layer_s")
+    for who, facts in medians.items():
+        first, over = facts.get("first_layer_s"), facts.get("over_budget_mib")
         print(
-            f"{state} {who:20} {result['gb_per_s']:6.2f} GB/s  {result['of_raw']:5.2f} of raw"
-            f"  peak {result['peak_rss_mib']:5.0f} MiB"
-            + (f"  first layer {first:.3f} s" if first else ""),
+            f"{what} | {who:20} {facts['gb_per_s']:6.2f} GB/s  {facts['of_raw']:6.2f} of raw"
+            f"  peak {facts['peak_rss_mib']:5.0f} MiB"
+            + (f"  first layer {first:.3f} s" if first else "")
+            + (f"  {over:+.0f} MiB beside the arena" if over is not None else ""),
             flush=True,
         )
 
 
-def main() -> None:
-    """Write a checkpoint, measure everybody, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gb", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        child(options.child, options.directory)
-        return
+def show(what: str, facts: Facts) -> None:
+    """One row."""
+    print(f"{what} | " + "  ".join(f"{k} {v:.4g}" for k, v in facts.items()), flush=True)
+
+
+def checksum_share(medians: dict[str, Facts]) -> Facts:
+    """From cold medians: what checking adds to the load, and the threads' time it takes."""
+    checked, unchecked = medians["ours"], medians["ours, unchecked"]
+    busy = checked["read_busy_s"] + checked["verify_busy_s"]
+    return {
+        "of_load": 1 - unchecked["seconds"] / checked["seconds"],
+        "of_reading_threads": checked["verify_busy_s"] / busy,
+    }
+
+
+def on_cpu(options: argparse.Namespace) -> dict[str, object]:
+    """All rows without a device."""
+    results: dict[str, object] = {}
+    for shape, experts in (("dense", 0), ("moe", 16)):
+        with tempfile.TemporaryDirectory(dir=options.directory, prefix="lite-llm-load-") as name:
+            directory = Path(name)
+            inputs.write_checkpoint(
+                directory, int(options.gb * 1e9), experts=experts, for_peers=not options.quick
+            )
+            for state in ("cold",) if options.quick and experts else ("cold", "warm"):
+                medians = disk.whole(
+                    directory, options.rounds, cold=state == "cold", quick=options.quick
+                )
+                show_whole(f"{shape} {state}", medians)
+                results[f"{shape} {state}"] = medians
+                if state == "cold" and not options.quick:
+                    results[f"{shape} checksums"] = share = checksum_share(medians)
+                    show(f"{shape} checksums", share)
+            if experts:
+                results["one expert"] = expert = disk.one_expert(directory, options.reads)
+                show("one expert", expert)
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="lite-llm-load-") as name:
         directory = Path(name)
-        write_checkpoint(directory, int(options.gb * 1e9))
-        (directory / "manifest.pickle").write_bytes(pickle.dumps(manifest_of(directory)))
-        size = (directory / FILE).stat().st_size / 1e9
-        print(
-            f"{size:.2f} GB, {options.rounds} rounds, {os.cpu_count()} cores, medians", flush=True
-        )
-        medians = {}
-        for state in ("cold", "warm"):
-            medians[state] = campaign(directory, options.rounds, cold=state == "cold")
-            show(state, medians[state])
+        inputs.write_checkpoint(directory, int(min(options.gb, 1.0) * 1e9), for_peers=False)
+        results["store"] = distant = store.from_store(directory, options.rounds)
+        show("store", distant)
+    return results
+
+
+def on_gpu(options: argparse.Namespace) -> dict[str, object]:
+    """The rows with one."""
+    if not gpu.is_there():
+        sys.exit("there is no CUDA device, or CuPy is not installed")
+    pinned = gpu.pinned_to_device(int(options.gb * 1e9), options.rounds)
+    show("pinned to device", pinned)
+    with tempfile.TemporaryDirectory(dir=options.directory, prefix="lite-llm-load-") as name:
+        inputs.write_checkpoint(Path(name), int(options.gb * 1e9), for_peers=False)
+        disks = gpu.disk_to_device(Path(name), options.rounds)
+    show("disk to device", disks)
+    return {"pinned to device": pinned, "disk to device": disks}
+
+
+def main() -> None:
+    """Write checkpoints, measure everybody, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="0.3 GB and 2 rounds")
+    parser.add_argument("--gpu", action="store_true", help="the rows that need a CUDA device")
+    parser.add_argument("--gb", type=float, default=4.0, help="size of the checkpoints")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--reads", type=int, default=200, help="of one expert")
+    parser.add_argument("--directory", type=Path, help="where to write; on the disk to measure")
+    parser.add_argument("--peers", type=Path, help="a virtual environment for the peers")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.peers and Path(sys.prefix) != options.peers.absolute():
+        python = with_peers(options.peers.absolute())
+        os.execv(python, [python, *sys.argv])
+    if options.quick:
+        options.gb, options.rounds, options.reads = 0.3, 2, 30
+    print(f"{options.gb} GB, {options.rounds} rounds, {os.cpu_count()} cores, medians", flush=True)
+    results = on_gpu(options) if options.gpu else on_cpu(options)
     if options.json:
-        options.json.write_text(json.dumps(medians, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

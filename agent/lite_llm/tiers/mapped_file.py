@@ -28,7 +28,7 @@ from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.extents import GRANULE, aligned_down, aligned_up
 from lite_llm.tiers.failures import ReadFailed, StillLeased
 from lite_llm.tiers.file_guard import file_guards
-from lite_llm.tiers.page_cache import cached_bytes
+from lite_llm.tiers.page_cache import cached_bytes, is_cached
 from lite_llm.tiers.plan import Run
 from lite_llm.tiers.verified import VerifiedChunks
 
@@ -122,8 +122,17 @@ class MappedFile:
             self._parts.add(part)
         return Arena("mapped file", part).allocate(num_bytes, owner=owner)
 
+    def known(self, run: Run) -> set[int]:
+        """Chunks of the run that can be used as they are: verified before, and still there."""
+        if cached_bytes(self.descriptor, run.start, run.num_bytes) < run.num_bytes:
+            return set()
+        return {chunk for chunks in tuple(self.verified) for chunk in chunks if chunk in run.chunks}
+
     def populate(self, offset: int, num_bytes: int) -> None:
         """Have every page there, or :class:`ReadFailed` instead of the signal a touch would be."""
+        # The kernel maps pages that it has several at a touch, which is faster than being asked.
+        if not self.is_private and is_cached(self.descriptor, offset, num_bytes):
+            return
         start = aligned_down(offset)
         if _libc().madvise(
             ctypes.c_void_p(self._address + start),

@@ -207,7 +207,7 @@ class MemoryTier:
             block = file.block(run.start, run.num_bytes, owner=key)
         except OSError:  # a writer came between: the copy in the arena will be checked
             return None
-        return self._add(HeldRun(key, identity, run, block, mapped=file))
+        return self._add(HeldRun(key, identity, run, block, file.known(run), mapped=file))
 
     def _pinned(self, held: HeldRun) -> HeldRun:
         if held.mapped is None:

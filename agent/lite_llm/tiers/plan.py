@@ -22,6 +22,10 @@ from lite_llm.tiers.chunks import Chunks
 REQUEST_BYTES: Final = 8 << 20
 """Of one read: large enough that the disk's bandwidth counts and not its latency."""
 
+FIRST_REQUEST_BYTES: Final = 2 << 20
+"""Of reads up to the first layer: many small ones end together, and what comes later, which shares
+the wire with the last of them, holds them up less."""
+
 EMBEDDINGS: Final = -1
 """The stage before layer 0."""
 
@@ -175,19 +179,21 @@ def _scheduled(grids: dict[str, Chunks], runs: tuple[Run, ...], stages: list[Sta
     request_of: dict[tuple[str, int], int] = {}
     requests: list[Request] = []
     complete = []
+    first = min((stage.index for stage in stages if stage.index != EMBEDDINGS), default=EMBEDDINGS)
     for stage in stages:
         cells = {
             (span.file, chunk)
             for span in stage.spans
             for chunk in grids[span.file].covering(span.offset, span.length)
         }
+        request_bytes = FIRST_REQUEST_BYTES if stage.index <= first else REQUEST_BYTES
         fresh: dict[str, set[int]] = defaultdict(set)
         for file, chunk in cells - request_of.keys():
             fresh[file].add(chunk)
         for file in sorted(fresh):
             for stretch in _consecutive(fresh[file]):
                 home = run_of[file, stretch.start]
-                for part in _pieces(grids[file], stretch):
+                for part in _pieces(grids[file], stretch, request_bytes):
                     for chunk in part:
                         request_of[file, chunk] = len(requests)
                     num_bytes = grids[file].start(part.stop) - grids[file].start(part.start)
@@ -197,8 +203,8 @@ def _scheduled(grids: dict[str, Chunks], runs: tuple[Run, ...], stages: list[Sta
     return LoadPlan(runs, tuple(requests), tuple(complete))
 
 
-def _pieces(chunks: Chunks, stretch: range) -> Iterable[range]:
-    step = max(1, REQUEST_BYTES // chunks.size)
+def _pieces(chunks: Chunks, stretch: range, request_bytes: int) -> Iterable[range]:
+    step = max(1, request_bytes // chunks.size)
     for start in range(stretch.start, stretch.stop, step):
         yield range(start, min(start + step, stretch.stop))
 

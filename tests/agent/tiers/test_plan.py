@@ -75,17 +75,19 @@ def test_parts_of_a_model_leave_out_what_lies_between(
     assert plan.num_bytes < manifest.file_by_name["experts.bin"].num_bytes
 
 
-def test_large_layers_are_read_in_pieces_and_tiny_ones_share_chunks() -> None:
+def test_layers_are_read_in_pieces_smaller_for_the_first_and_tiny_ones_share_chunks() -> None:
     file = FileRecord("f", 40 << 20, chunk_bytes=1 << 20, chunk_checksums=(0,) * 40)
     tensors = tuple(
         TensorRecord(f"model.layers.{n}.w", Span("f", offset, length), (length,), "U8")
-        for n, (offset, length) in enumerate([(0, 30 << 20), (30 << 20, 100), (31457380, 100)])
+        for n, (offset, length) in enumerate(
+            [(0, 5 << 20), (5 << 20, 30 << 20), (35 << 20, 100), ((35 << 20) + 100, 100)]
+        )
     )
     plan = plan_load(Manifest(model="m", architecture={}, files=(file,), tensors=tensors))
     assert_sound(plan)
-    assert [request.num_bytes >> 20 for request in plan.requests] == [8, 8, 8, 6, 1]
-    assert plan.stage_by_index[1].needs == plan.stage_by_index[2].needs == {4}
-    assert plan.num_bytes == 31 << 20
+    assert [request.num_bytes >> 20 for request in plan.requests] == [2, 2, 1, 8, 8, 8, 6, 1]
+    assert plan.stage_by_index[2].needs == plan.stage_by_index[3].needs == {7}
+    assert plan.num_bytes == 36 << 20
 
 
 def test_layers_that_lie_out_of_order_are_read_in_order() -> None:

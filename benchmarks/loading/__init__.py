@@ -1,0 +1,1 @@
+"""What `benchmarks/load.py` measures: inputs, contestants, and one function a row."""
