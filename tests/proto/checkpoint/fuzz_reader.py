@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["lite_llm.checkpoint"]):
 from lite_llm.contracts.errors import LiteLLMError
 
 ATTACKS = Path(__file__).parent / "attacks"
-INDEX, RAW_INDEX, HEADER, PICKLE = range(4)
+INDEX, RAW_INDEX, HEADER, PICKLE, SHARDS, CONFIG = KINDS = range(6)
 PREFIX_BYTES = len(b'{"checksum":"",') + 64
 
 
@@ -33,8 +33,23 @@ def seeds() -> dict[str, bytes]:
             found[path.name] = bytes([INDEX]) + data[PREFIX_BYTES:]
         elif path.suffix == ".safetensors":
             found[path.name] = bytes([HEADER]) + data
+    shards = b'{"metadata":{},"weight_map":{"a":"model.safetensors"}}'
+    found["shards"] = bytes([SHARDS]) + shards
+    found["config"] = bytes([CONFIG]) + b'{"model_type":"gpt_oss","text_config":{"hidden_size":4}}'
     found["pickle"] = bytes([PICKLE]) + b"\x80\x02}q\x00X\x01\x00\x00\x00a](K\x01\x88G12345678es."
     return found
+
+
+def experts() -> bytes:
+    """A safetensors file with fused experts: what a config decides about."""
+    fields = '"dtype":"F32","shape":[2,4,4],"data_offsets":[%d,%d]'
+    names = ("gate_up_proj", "down_proj")
+    entries = (
+        f'"model.layers.0.mlp.experts.{name}":{{{fields % (128 * at, 128 * at + 128)}}}'
+        for at, name in enumerate(names)
+    )
+    header = ("{" + ",".join(entries) + "}").encode()
+    return len(header).to_bytes(8, "little") + header + bytes(256)
 
 
 def refuse(name: object) -> object:
@@ -43,7 +58,7 @@ def refuse(name: object) -> object:
 
 def try_one(data: bytes) -> None:
     """Parse ``data`` as what its first byte says; only errors of ours may come."""
-    kind, content = (data[0] % 4, data[1:]) if data else (INDEX, b"")
+    kind, content = (data[0] % len(KINDS), data[1:]) if data else (INDEX, b"")
     if kind == PICKLE:
         try:
             PickleMachine(content, refuse, refuse).run()  # type: ignore[arg-type]  # never returns
@@ -52,6 +67,12 @@ def try_one(data: bytes) -> None:
     elif kind == HEADER:
         (DIRECTORY / "hf" / "model.safetensors").write_bytes(content)
         open_quietly(DIRECTORY / "hf")
+    elif kind == SHARDS:
+        (DIRECTORY / "shards" / "model.safetensors.index.json").write_bytes(content)
+        open_quietly(DIRECTORY / "shards")
+    elif kind == CONFIG:
+        (DIRECTORY / "config" / "config.json").write_bytes(content)
+        open_quietly(DIRECTORY / "config")
     else:
         if kind == INDEX:  # with a valid checksum, so that what lies behind it is reached
             digest = hashlib.sha256(content).hexdigest().encode()
@@ -73,9 +94,12 @@ def open_quietly(directory: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         DIRECTORY = Path(scratch)
-        (DIRECTORY / "hf").mkdir()
-        (DIRECTORY / "own").mkdir()
-        (DIRECTORY / "hf" / "config.json").write_text("{}")
+        for name in ("hf", "own", "shards", "config"):
+            (DIRECTORY / name).mkdir()
+        for name in ("hf", "shards"):
+            (DIRECTORY / name / "config.json").write_text("{}")
+        for name in ("shards", "config"):
+            (DIRECTORY / name / "model.safetensors").write_bytes(experts())
         (DIRECTORY / "own" / "weights.bin").write_bytes(bytes(16384))
         corpus = Path(sys.argv[1])
         for seed_name, seed in seeds().items():
