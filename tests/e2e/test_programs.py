@@ -41,7 +41,7 @@ async def generated(address: str, prompt: str, max_tokens: int) -> AsyncIterator
         request_id="e2e",
         model=ref_to_proto(MODEL),
         text=prompt,
-        sampling=SamplingParameters(max_tokens=max_tokens),
+        sampling=SamplingParameters(max_tokens=max_tokens, temperature=0.0),
     )
     async with open_channel(address) as channel:
         call = OrchestratorStub(channel).Generate()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -71,28 +71,14 @@ class ComputeThread:
     def __init__(self, prepare: Callable[[], None]) -> None:
         """``prepare`` runs first, in the thread."""
         self._executor = ThreadPoolExecutor(1, "compute", initializer=prepare)
-        self._jobs: dict[Future[None], Job[object]] = {}
+        self._jobs: list[Job[Any]] = []
 
     def submit(self, items: Iterator[T]) -> Job[T]:
         """Line up ``items``; call it in the event loop."""
         job = Job(items)
-        future = self._executor.submit(job.run)
-        self._jobs = {old: kept for old, kept in self._jobs.items() if not old.done()}
-        self._jobs[future] = job  # type: ignore[assignment]  # a job is asked for no item here
+        self._executor.submit(job.run)
+        self._jobs.append(job)  # for good: a worker's life has a load or two and one engine
         return job
-
-    @property
-    def running(self) -> int:
-        """Jobs that compute: 1 or 0."""
-        return sum(future.running() for future in self._jobs)
-
-    @property
-    def waiting(self) -> int:
-        """Jobs whose turn has not come and that were not cancelled."""
-        return sum(
-            not (future.running() or future.done() or job.cancelled)
-            for future, job in self._jobs.items()
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +89,6 @@ class ComputeThread:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for job in self._jobs.values():
+        for job in self._jobs:
             job.cancel()
         self._executor.shutdown()

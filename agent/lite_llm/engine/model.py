@@ -6,38 +6,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from lite_llm.checkpoint import Reader, open_checkpoint
 from lite_llm.contracts.errors import Corrupt, ModelNotFound
+from lite_llm.engine.chat import CONFIG, TEMPLATE, ChatTemplate
+from lite_llm.engine.defaults import GENERATION, Defaults
 from lite_llm.engine.tokens import Tokenizer
-from lite_llm.models import Llama, LlamaConfig, Progress, load_llama, parse_json, token_ids
+from lite_llm.models import Decoder, Progress, load_decoder, parse_config, parse_json
 
-TOKENIZER, GENERATION = "tokenizer.json", "generation_config.json"
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Model:
     """Everything that a generation needs and none changes."""
 
-    llama: Llama
+    decoder: Decoder
     tokenizer: Tokenizer
-    eos_token_ids: frozenset[int]
+    defaults: Defaults
+    template: ChatTemplate | None
 
     @property
     def context_tokens(self) -> int:
         """That a sequence can hold, prompt and answer together."""
-        return self.llama.config.context_tokens
+        return self.decoder.config.context_tokens
 
     @property
     def vocab_size(self) -> int:
         """Token ids are smaller."""
-        return self.llama.config.vocab_size
+        return self.decoder.config.vocab_size
 
-    def warm_up(self) -> None:
-        """Run one token, so that no request pays for what torch sets up at first use."""
-        hidden_TD = self.llama.hidden(torch.tensor([0]), self.llama.new_cache())
-        self.llama.logits(hidden_TD)
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Each ends an answer. Chat models name the end of a turn beside their defaults only."""
+        return self.defaults.eos_token_ids or self.decoder.config.eos_token_ids
 
 
 def load_model(directory: Path) -> Iterator[Progress | Model]:
@@ -52,16 +53,25 @@ def load_model(directory: Path) -> Iterator[Progress | Model]:
             remedy="mount it, or correct the model's source",
         )
     with open_checkpoint(directory) as reader:
-        config = LlamaConfig.parse(reader.manifest.architecture)
+        config = parse_config(reader.manifest.architecture)
         tokenizer = Tokenizer.parse(_needed(reader, TOKENIZER), str(directory / TOKENIZER))
-        eos_token_ids = config.eos_token_ids
+        defaults = Defaults()
         if GENERATION in reader.manifest.extras:
-            # Chat models name the end of a turn there and nowhere else.
-            fields = parse_json(reader.extra(GENERATION), str(directory / GENERATION))
-            named = token_ids(fields.get("eos_token_id"), vocab=config.vocab_size)
-            eos_token_ids = named or eos_token_ids
-        for step in load_llama(reader, config):
-            yield Model(step, tokenizer, eos_token_ids) if isinstance(step, Llama) else step
+            where = str(directory / GENERATION)
+            defaults = Defaults.parse(reader.extra(GENERATION), where, vocab=config.vocab_size)
+        template = _template(reader)
+        for step in load_decoder(reader, config):
+            if isinstance(step, Decoder):
+                yield Model(step, tokenizer, defaults, template)
+            else:
+                yield step
+
+
+def _template(reader: Reader) -> ChatTemplate | None:
+    extras, directory = reader.manifest.extras, reader.directory
+    config = parse_json(reader.extra(CONFIG), str(directory / CONFIG)) if CONFIG in extras else {}
+    file = reader.extra(TEMPLATE).decode(errors="replace") if TEMPLATE in extras else None
+    return ChatTemplate.parse(config, file)
 
 
 def _needed(reader: Reader, name: str) -> bytes:

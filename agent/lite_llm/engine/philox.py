@@ -35,3 +35,11 @@ def uniform(seed: int, position: int) -> float:
     counter = (position & _MASK, position >> 32 & _MASK, 0, 0)
     high, low, _, _ = philox(counter, (seed & _MASK, seed >> 32 & _MASK))
     return float((high << 32 | low) >> 11) * 2.0**-53
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """A 64-bit seed for each of a request's sequences; the first one's is ``seed`` itself."""
+    if index == 0:
+        return seed
+    high, low, _, _ = philox((index & _MASK, index >> 32, 0, 1), (seed & _MASK, seed >> 32 & _MASK))
+    return high << 32 | low

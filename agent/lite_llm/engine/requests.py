@@ -2,126 +2,186 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Literal
 
-from lite_llm.contracts.errors import InvalidRequest, Unsupported
-from lite_llm.engine.generation import Request
+from lite_llm.contracts.errors import InvalidRequest
+from lite_llm.engine.defaults import Defaults
 from lite_llm.engine.model import Model
+from lite_llm.engine.request import Request, Resumed
 from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.stopping import Limits, stop_tokens
-from lite_llm.proto.v1.generate_pb2 import GenerateStart, SamplingParameters
+from lite_llm.proto.v1.generate_pb2 import GenerateStart, Resume, SamplingParameters
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1024  # each is searched for after every token
+MAX_LOGPROBS = 100  # a token; each is named and sent
+MAX_BIASES = 1024  # each is looked up at every token
+MAX_SEQUENCES = 128  # of one request
 
-# Value on the wire that means "not asked for", of what this engine can't do yet.
-_NOT_YET = {
-    "min_tokens": (0,),
-    "min_p": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (0, 1),
-    "n": (0, 1),
-}
+_Defaulted = Literal["temperature", "top_p", "min_p", "repetition_penalty"]
 
 
-def request_from_proto(start: GenerateStart, model: Model) -> Request:
-    """Raises ``InvalidRequest`` for what can't be meant, ``Unsupported`` for what can't be done."""
+def request_from_proto(
+    start: GenerateStart, model: Model, *, room: int, conversation: str | None = None
+) -> Request:
+    """Raises :class:`InvalidRequest` for what can't be meant.
+
+    ``room`` is the tokens that a sequence can hold here, prompt and answer together;
+    ``conversation`` the rendered chat, if the prompt is one.
+    """
     wire = start.sampling
-    _refuse_what_is_not_implemented(start)
-    prompt = _prompt_of(start, model)
-    resume = tuple(start.resume.token_ids.ids)
-    _check_tokens(resume, "resume", model)
-    if resume and not start.resume.next_sequence:
-        raise _invalid("resume", "has tokens but no sequence number", "give next_sequence")
+    if start.tiers.tiers:
+        raise _invalid("tiers", "are asked for, but all of this model answers", "leave them out")
+    prompt = _prompt_of(start, model, room, conversation)
+    limits = _limits_of(wire, len(prompt), model, room)
+    n = wire.n or 1
+    if n > MAX_SEQUENCES:
+        raise _invalid("n", f"is {n}", f"ask for at most {MAX_SEQUENCES}")
     return Request(
         prompt=prompt,
-        sampling=Sampling(
-            temperature=wire.temperature,
-            top_k=wire.top_k or None,
-            top_p=wire.top_p or 1.0,
-            seed=wire.seed,
-        ),
-        limits=Limits(
-            max_tokens=_max_tokens(wire, len(prompt), model.context_tokens),
-            stop=_stops_of(wire),
-            stop_tokens=stop_tokens(
-                model.eos_token_ids, wire.stop_token_ids, ignore_eos=wire.ignore_eos
-            ),
-        ),
-        resume=resume,
+        sampling=_sampling_of(wire, model),
+        limits=limits,
+        n=n,
+        logprobs=_count(wire, "logprobs"),
+        prompt_logprobs=_count(wire, "prompt_logprobs"),
+        resumed=_resumed(start.resume, n, limits, model),
+        tenant=start.tenant,
+        priority=start.priority,
     )
 
 
-def _refuse_what_is_not_implemented(start: GenerateStart) -> None:
-    for field, neutral in _NOT_YET.items():
-        if getattr(start.sampling, field) not in neutral:
-            raise _unsupported(field)
-    if start.sampling.HasField("logprobs"):
-        raise _unsupported("logprobs")
-    if start.WhichOneof("prompt") == "chat":
-        raise _unsupported("chat")
-    if start.tiers.tiers:
-        raise _invalid("tiers", "are asked for, but the model is dense", "leave them out")
-
-
-def _prompt_of(start: GenerateStart, model: Model) -> tuple[int, ...]:
-    if start.WhichOneof("prompt") == "text":
-        # Reading megabytes that can't fit would take a minute and a gigabyte.
-        if (least := model.tokenizer.at_least(start.text)) >= model.context_tokens:
-            raise _too_long(f"at least {least}", model)
-        prompt = model.tokenizer.encode(start.text) if start.text else ()
-    else:
+def _prompt_of(
+    start: GenerateStart, model: Model, room: int, conversation: str | None
+) -> tuple[int, ...]:
+    text = start.text if conversation is None else conversation
+    if start.WhichOneof("prompt") == "token_ids":
         prompt = tuple(start.token_ids.ids)
+    else:
+        # Reading megabytes that can't fit would take a minute and a gigabyte.
+        if (least := model.tokenizer.at_least(text)) >= room:
+            raise _too_long(f"at least {least}", room)
+        # A chat template has written the token that begins a text itself.
+        bare = conversation is not None
+        prompt = model.tokenizer.encode(text, bare=bare) if text else ()
     if not prompt:
         raise _invalid("prompt", "is empty", "give at least one token")
     _check_tokens(prompt, "prompt", model)
-    if len(prompt) >= model.context_tokens:
-        raise _too_long(str(len(prompt)), model)
+    if len(prompt) >= room:
+        raise _too_long(str(len(prompt)), room)
     return prompt
 
 
-def _too_long(tokens: str, model: Model) -> InvalidRequest:
+def _too_long(tokens: str, room: int) -> InvalidRequest:
     return _invalid(
         "prompt",
         f"has {tokens} tokens",
-        f"the model holds {model.context_tokens}, and the answer needs room too",
+        f"the model holds {room}, and the answer needs room too",
     )
 
 
-def _check_tokens(tokens: Collection[int], field: str, model: Model) -> None:
-    if tokens and max(tokens) >= model.vocab_size:
-        raise _invalid(
-            field, f"has the token {max(tokens)}", f"token ids end at {model.vocab_size - 1}"
-        )
+def _sampling_of(wire: SamplingParameters, model: Model) -> Sampling:
+    neutral = Sampling()
+    defaults = model.defaults
+
+    def given(field: _Defaulted) -> float:
+        """The request's, or else the checkpoint's, or else the neutral value."""
+        value = getattr(wire, field) if wire.HasField(field) else getattr(defaults, field)
+        return float(getattr(neutral, field) if value is None else value)
+
+    _check_tokens(wire.logit_bias, "logit_bias", model)
+    if len(wire.logit_bias) > MAX_BIASES:
+        raise _invalid("logit_bias", f"has {len(wire.logit_bias)} tokens", f"at most {MAX_BIASES}")
+    return Sampling(
+        temperature=given("temperature"),
+        top_k=_top_k(wire, defaults),
+        top_p=given("top_p"),
+        min_p=given("min_p"),
+        repetition_penalty=given("repetition_penalty"),
+        presence_penalty=wire.presence_penalty,
+        frequency_penalty=wire.frequency_penalty,
+        logit_bias=tuple(sorted(wire.logit_bias.items())),
+        seed=wire.seed,
+    )
 
 
-def _max_tokens(wire: SamplingParameters, num_prompt: int, context: int) -> int:
-    room = context - num_prompt
-    if wire.max_tokens > room:
+def _top_k(wire: SamplingParameters, defaults: Defaults) -> int | None:
+    return wire.top_k or None if wire.HasField("top_k") else defaults.top_k
+
+
+def _limits_of(wire: SamplingParameters, num_prompt: int, model: Model, room: int) -> Limits:
+    left = room - num_prompt
+    if wire.max_tokens > left:
         raise _invalid(
             "max_tokens",
             f"is {wire.max_tokens}",
-            f"after {num_prompt} prompt tokens the model has room for {room}",
+            f"after {num_prompt} prompt tokens the model has room for {left}",
         )
-    return wire.max_tokens or room
+    if wire.min_tokens > (wire.max_tokens or left):
+        least = wire.max_tokens and f"max_tokens is {wire.max_tokens}"
+        raise _invalid(
+            "min_tokens",
+            f"is {wire.min_tokens}",
+            least or f"after {num_prompt} prompt tokens the model has room for {left}",
+        )
+    _check_tokens(wire.stop_token_ids, "stop_token_ids", model)
+    return Limits(
+        max_tokens=wire.max_tokens or left,
+        min_tokens=wire.min_tokens,
+        stop=_stops_of(wire.stop),
+        stop_tokens=stop_tokens(
+            model.eos_token_ids, wire.stop_token_ids, ignore_eos=wire.ignore_eos
+        ),
+        include_stop=wire.include_stop,
+    )
 
 
-def _stops_of(wire: SamplingParameters) -> tuple[str, ...]:
-    if len(wire.stop) > MAX_STOPS:
-        raise _invalid("stop", f"has {len(wire.stop)} strings", f"give at most {MAX_STOPS}")
-    for stop in wire.stop:
+def _stops_of(stops: Collection[str]) -> tuple[str, ...]:
+    if len(stops) > MAX_STOPS:
+        raise _invalid("stop", f"has {len(stops)} strings", f"give at most {MAX_STOPS}")
+    for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise _invalid(
                 "stop",
                 f"has a string of {len(stop)} characters",
                 f"use 1 to {MAX_STOP_CHARACTERS}",
             )
-    return tuple(wire.stop)
+    return tuple(stops)
+
+
+def _resumed(resume: Resume, n: int, limits: Limits, model: Model) -> tuple[Resumed, ...]:
+    if not resume.next_sequence:
+        if resume.token_ids.ids or resume.sequences:
+            raise _invalid("resume", "has tokens but no sequence number", "give next_sequence")
+        return ()
+    known = [Resumed(tuple(each.token_ids.ids), each.finished) for each in resume.sequences]
+    if not known and n == 1:
+        known = [Resumed(tuple(resume.token_ids.ids))]
+    if len(known) != n or (resume.sequences and resume.token_ids.ids):
+        raise _invalid(
+            "resume", f"tells of {len(known)} sequences, and n is {n}", "give one entry for each"
+        )
+    for each in known:
+        _check_tokens(each.tokens, "resume", model)
+        if len(each.tokens) > limits.max_tokens:
+            raise _invalid(
+                "resume", f"has {len(each.tokens)} tokens", f"max_tokens is {limits.max_tokens}"
+            )
+    return tuple(known)
+
+
+def _count(wire: SamplingParameters, field: Literal["logprobs", "prompt_logprobs"]) -> int | None:
+    if not wire.HasField(field):
+        return None
+    count = int(getattr(wire, field))
+    if count > MAX_LOGPROBS:
+        raise _invalid(field, f"is {count}", f"ask for at most {MAX_LOGPROBS}")
+    return count
+
+
+def _check_tokens(tokens: Iterable[int], field: str, model: Model) -> None:
+    if (largest := max(tokens, default=0)) >= model.vocab_size:
+        raise _invalid(field, f"has the token {largest}", f"ids end at {model.vocab_size - 1}")
 
 
 def _invalid(field: str, what: str, remedy: str) -> InvalidRequest:
     return InvalidRequest(f"{field} {what}", where=field, remedy=remedy)
-
-
-def _unsupported(field: str) -> Unsupported:
-    return Unsupported(f"{field} is not implemented", where=field, remedy="leave it out")

@@ -13,11 +13,10 @@ import structlog
 
 from lite_llm.contracts import ModelRef, ModelState
 from lite_llm.contracts.errors import InvalidRequest, NoAgent
-from lite_llm.engine.answer import Answer
 from lite_llm.engine.compute_thread import ComputeThread, Job
-from lite_llm.engine.generation import Step, generate
+from lite_llm.engine.engine import Answering
 from lite_llm.engine.model import Model, load_model
-from lite_llm.engine.requests import request_from_proto
+from lite_llm.engine.served import Served, ServingSettings
 from lite_llm.models import Progress
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
@@ -31,12 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 class WorkerService(AgentServicer):
-    """Loads one model, then answers requests for it one after another, in order of arrival."""
+    """Loads one model, then answers requests for it, many at a time; ``async with``."""
 
-    def __init__(self, compute: ComputeThread) -> None:
+    def __init__(self, compute: ComputeThread, settings: ServingSettings) -> None:
         self._compute = compute
+        self._settings = settings
+        self._closing = contextlib.AsyncExitStack()
         self._ref: ModelRef | None = None
-        self._model: Model | None = None
+        self._served: Served | None = None
 
     async def Load(
         self, request: agent_pb2.LoadRequest, context: _ServicerContext
@@ -48,11 +49,17 @@ class WorkerService(AgentServicer):
         job = self._compute.submit(self._loading(Path(request.spec.source.uri)))
         _cancel_at_end(job, context)
         try:
-            async for progress in job:
+            async for step in job:
+                if isinstance(step, Model):
+                    began = time.monotonic()
+                    self._served = await self._serving(step, str(ref))
+                    progress = _initialising(ModelState.ACTIVE, time.monotonic() - began)
+                else:
+                    progress = step
                 progress.model.CopyFrom(ref_to_proto(ref))
                 yield progress
         finally:
-            if self._model is None:
+            if self._served is None:
                 self._ref = None
 
     async def Generate(
@@ -61,62 +68,76 @@ class WorkerService(AgentServicer):
         context: _ServicerContext,
     ) -> AsyncIterator[generate_pb2.GenerateEvent]:
         """One answer. The client's cancel ends it with an event, its disappearance without."""
-        model = self._loaded()
+        served = self._loaded()
         start = await _start_of(request_iterator)
-        # In a thread: a long prompt takes the tokenizer a while.
-        request = await asyncio.to_thread(request_from_proto, start, model)
-        answer = Answer(start, num_prompt_tokens=len(request.prompt))
-        job = self._compute.submit(generate(model, request))
-        _cancel_at_end(job, context)
-        listening = asyncio.create_task(_cancel_when_asked(request_iterator, job))
+        request = await served.request(start)
+        answer = served.answer(start, request)
+        answering = served.engine.submit(request)
+        _cancel_at_end(answering, context)
+        listening = asyncio.create_task(_cancel_when_asked(request_iterator, answering))
+        error: BaseException | None = None
         try:
-            async for step in job:
+            async for step in answering:
                 if event := answer.event(step):
                     yield event
-            if job.cancelled:
+            if answering.is_cancelled:
                 yield answer.cancelled()
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            job.cancel()
+            answer.over(error)
+            answering.cancel()
             listening.cancel()
 
     async def Status(
         self, request: agent_pb2.AgentStatusRequest, context: _ServicerContext
     ) -> agent_pb2.AgentReport:
         """Of the one model; the node is the agent's business."""
+        served = self._served
         residency = agent_pb2.Residency(
             model=ref_to_proto(self._ref) if self._ref else None,
-            state=state_to_proto(ModelState.ACTIVE if self._model else ModelState.INIT),
-            running_requests=self._compute.running,
-            waiting_requests=self._compute.waiting,
-            context_tokens=self._model.context_tokens if self._model else 0,
+            state=state_to_proto(ModelState.ACTIVE if served else ModelState.INIT),
+            running_requests=served.engine.running if served else 0,
+            waiting_requests=served.engine.waiting if served else 0,
+            kv_hit_rate=served.measures.hit_rate if served else 0.0,
+            context_tokens=served.room if served else 0,
         )
         return agent_pb2.AgentReport(residencies=[residency])
 
-    def _loaded(self) -> Model:
-        if self._model is None:
+    def _loaded(self) -> Served:
+        if self._served is None:
             raise NoAgent("the model is not loaded yet", where=str(self._ref), retry_after=1.0)
-        return self._model
+        return self._served
 
-    def _loading(self, directory: Path) -> Iterator[generate_pb2.LoadProgress]:
+    async def _serving(self, model: Model, name: str) -> Served:
+        served = Served(model, self._settings, self._compute, name)
+        await self._closing.enter_async_context(served)
+        await served.warm_up()
+        return served
+
+    def _loading(self, directory: Path) -> Iterator[generate_pb2.LoadProgress | Model]:
         clock, began = time.monotonic, time.monotonic()
         for step in load_model(directory):
-            seconds = clock() - began
             if isinstance(step, Progress):
-                yield _reading(step, seconds)
+                yield _reading(step, clock() - began)
                 continue
-            log.info("weights read", model=str(self._ref), seconds=seconds)
-            began = clock()
+            log.info("weights read", model=str(self._ref), seconds=clock() - began)
             yield _initialising(ModelState.WARM, 0.0)
-            step.warm_up()
-            self._model = step
-            yield _initialising(ModelState.ACTIVE, clock() - began)
+            yield step
+
+    async def __aenter__(self) -> WorkerService:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._closing.aclose()
 
 
-def _cancel_at_end(job: Job[Any], context: _ServicerContext) -> None:
+def _cancel_at_end(work: Job[Any] | Answering, context: _ServicerContext) -> None:
     """Also when the client disappears while a message to it is on its way."""
 
     def done(_: object) -> None:
-        job.cancel()
+        work.cancel()
 
     context.add_done_callback(done)  # type: ignore[arg-type]  # the stub's class is no protocol
 
@@ -132,13 +153,13 @@ async def _start_of(
 
 
 async def _cancel_when_asked(
-    requests: AsyncIterator[generate_pb2.GenerateRequest], job: Job[Step]
+    requests: AsyncIterator[generate_pb2.GenerateRequest], answering: Answering
 ) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         async for request in requests:
             if request.WhichOneof("action") == "cancel":
                 log.info("generation cancelled", reason=request.cancel.reason)
-                job.cancel()
+                answering.cancel()
                 return
 
 

@@ -31,9 +31,9 @@ class Tokenizer:
         tokenizer.no_padding()
         return cls(tokenizer)
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """With the tokens that begin a text in this model."""
-        return tuple(self._tokenizer.encode(text).ids)
+    def encode(self, text: str, *, bare: bool = False) -> tuple[int, ...]:
+        """With the tokens that begin a text in this model; ``bare``: the text has them already."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=not bare).ids)
 
     def at_least(self, text: str) -> int:
         """A number of tokens below which ``text`` can't be, without reading it."""

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import torch
 
+from lite_llm.contracts.resources import parse_size
 from lite_llm.engine.compute_thread import ComputeThread
+from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
+from lite_llm.kernels import set_threads
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
 from lite_llm.telemetry import logs
@@ -24,7 +27,9 @@ SERVICE = DESCRIPTOR.services_by_name["Agent"].full_name
 STOP_SECONDS = 1.0  # whoever stops a worker has waited for its requests before
 
 
-async def run(path: Path, *, threads: int, lifeline: socket.socket | None) -> None:
+async def run(
+    path: Path, *, threads: int, lifeline: socket.socket | None, settings: ServingSettings
+) -> None:
     """Serve on the unix socket ``path`` until SIGTERM or SIGINT.
 
     ``lifeline`` is told when the service is up. When its other end closes, by whatever death, this
@@ -33,10 +38,14 @@ async def run(path: Path, *, threads: int, lifeline: socket.socket | None) -> No
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    set_threads(threads)
     with ComputeThread(lambda: torch.set_num_threads(threads)) as compute:
-        service = WorkerService(compute)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
+        service = WorkerService(compute, settings)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
         services = {SERVICE: lambda server: add_AgentServicer_to_server(service, server)}
-        async with serving(f"unix:{path}", services, grace=STOP_SECONDS) as endpoint:
+        async with (
+            service,
+            serving(f"unix:{path}", services, grace=STOP_SECONDS) as endpoint,
+        ):
             await endpoint.set_serving(True)
             if lifeline is not None:
                 threading.Thread(target=_die_with, args=[lifeline], daemon=True).start()
@@ -56,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--lifeline", type=int, help="inherited socket; exit when it closes")
+    parser.add_argument("--kv-bytes", type=parse_size, help="of the key-value cache: 4GiB")
+    parser.add_argument("--kv-host-bytes", type=parse_size, default=0, help="to swap sequences to")
     given = parser.parse_args(arguments)
     logs.configure(format="json")
     lifeline = None if given.lifeline is None else socket.socket(fileno=given.lifeline)
-    asyncio.run(run(given.socket, threads=given.threads, lifeline=lifeline))
+    settings = ServingSettings(kv_bytes=given.kv_bytes, kv_host_bytes=given.kv_host_bytes)
+    asyncio.run(run(given.socket, threads=given.threads, lifeline=lifeline, settings=settings))
 
 
 if __name__ == "__main__":

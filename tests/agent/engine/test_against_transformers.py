@@ -1,5 +1,6 @@
-"""The oracle: logits and greedy tokens of Hugging Face's own implementation."""
+"""The oracle: greedy tokens of Hugging Face's own implementation, through the whole engine."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lite_llm.engine import Limits, Model, Request, Sampling, Token, generate, load_model
+from lite_llm.engine import Limits, Model, Request, Sampling, load_model
 from lite_llm.testing.checkpoints import Shape, tiny_llama
 
 LLAMA3 = {
@@ -52,28 +53,6 @@ def test_the_prompt_has_the_same_tokens(pair: Pair) -> None:
     assert pair.ours.tokenizer.encode(PROMPT) == pair.prompt
 
 
-@torch.inference_mode()
-def test_logits(pair: Pair) -> None:
-    tokens_T = torch.tensor(pair.prompt)
-    llama = pair.ours.llama
-    ours_TV = llama.logits(llama.hidden(tokens_T, llama.new_cache()))
-    theirs_TV = pair.theirs(tokens_T[None]).logits[0]
-    torch.testing.assert_close(ours_TV, theirs_TV, atol=1e-4, rtol=0.0)
-
-
-@torch.inference_mode()
-def test_prefill_in_any_chunks_gives_the_same_logits(pair: Pair) -> None:
-    tokens_T = torch.tensor(pair.prompt)
-    llama = pair.ours.llama
-    whole_TV = llama.logits(llama.hidden(tokens_T, llama.new_cache()))
-    for size in (1, 2, 5):
-        cache = llama.new_cache()
-        chunks = torch.split(tokens_T, size)
-        parts = [llama.logits(llama.hidden(chunk_T, cache)) for chunk_T in chunks]
-        torch.testing.assert_close(torch.cat(parts), whole_TV, atol=1e-4, rtol=0.0)
-        assert cache.length == len(tokens_T)
-
-
 def theirs_greedy(pair: Pair) -> list[int]:
     prompt_T = torch.tensor([pair.prompt])
     generated = pair.theirs.generate(prompt_T, do_sample=False, max_new_tokens=64)
@@ -81,19 +60,23 @@ def theirs_greedy(pair: Pair) -> list[int]:
     return tokens
 
 
-def ours_greedy(pair: Pair, stop_tokens: frozenset[int]) -> list[int]:
+def ours_greedy(pair: Pair, drive: Callable[..., Any], stop_tokens: frozenset[int]) -> list[int]:
     limits = Limits(max_tokens=64, stop_tokens=stop_tokens)
     request = Request(prompt=pair.prompt, sampling=Sampling(temperature=0), limits=limits)
-    return [step.id for step in generate(pair.ours, request) if isinstance(step, Token)]
+    [reader] = drive(other=pair.ours, step_tokens=16, max_sequences=1).run(request)
+    tokens: list[int] = reader.ids()
+    return tokens
 
 
-def test_64_greedy_tokens(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_64_greedy_tokens(
+    pair: Pair, drive: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pair.theirs.generation_config, "eos_token_id", None)
-    tokens = ours_greedy(pair, frozenset())
+    tokens = ours_greedy(pair, drive, frozenset())
     assert tokens == theirs_greedy(pair)
     assert len(tokens) == 64
     assert len(set(tokens)) > 16  # a model that repeats itself would prove little
 
 
-def test_the_answer_ends_where_theirs_ends(pair: Pair) -> None:
-    assert ours_greedy(pair, pair.ours.eos_token_ids) == theirs_greedy(pair)
+def test_the_answer_ends_where_theirs_ends(pair: Pair, drive: Callable[..., Any]) -> None:
+    assert ours_greedy(pair, drive, pair.ours.eos_token_ids) == theirs_greedy(pair)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lite_llm.contracts.errors import (
     NoAgent,
     Unsupported,
 )
-from lite_llm.engine import Limits, Model, Request, Sampling, Token, generate, load_model
+from lite_llm.engine import Limits, Model, Request, Sampling, load_model
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
 from lite_llm.testing.checkpoints import Shape, tiny_llama
@@ -104,7 +104,9 @@ async def loaded(worker: AgentAsyncStub, directory: Path) -> list[generate_pb2.L
 
 
 def start(max_tokens: int, **fields: object) -> generate_pb2.GenerateRequest:
-    sampling = generate_pb2.SamplingParameters(max_tokens=max_tokens, ignore_eos=True, seed=4)
+    sampling = generate_pb2.SamplingParameters(
+        max_tokens=max_tokens, ignore_eos=True, seed=4, temperature=0.0
+    )
     message = generate_pb2.GenerateStart(request_id="r", model=MODEL, text="the same")
     message.sampling.CopyFrom(sampling)
     message.MergeFrom(generate_pb2.GenerateStart(**fields))  # type: ignore[arg-type]  # any field
@@ -147,10 +149,12 @@ async def wait_for_counts(worker: AgentAsyncStub, running: int, waiting: int) ->
             await asyncio.sleep(0.02)
 
 
-async def test_an_answer_over_the_wire_is_the_engines(worker: AgentAsyncStub, local: Model) -> None:
+async def test_an_answer_over_the_wire_is_the_engines(
+    worker: AgentAsyncStub, local: Model, drive: Callable[..., Any]
+) -> None:
     prompt = local.tokenizer.encode("the same")
     request = Request(prompt=prompt, sampling=Sampling(temperature=0), limits=Limits(max_tokens=20))
-    expected = [step for step in generate(local, request) if isinstance(step, Token)]
+    expected = drive(other=local).run(request)[0].tokens()
     first, *middle, last = await events(worker, start(20))
     assert first.started.request_id == "r"
     assert first.started.prompt_tokens == len(prompt)
@@ -201,20 +205,24 @@ async def test_a_client_that_vanishes_has_cancelled(worker: AgentAsyncStub) -> N
     await wait_for_counts(worker, 0, 0)
 
 
-async def test_requests_wait_their_turn(worker: AgentAsyncStub) -> None:
-    first = worker.Generate(iter([start(15_000)]))
-    await read(first)
-    queued = worker.Generate(iter([start(3)]))
-    vanishing = worker.Generate(iter([start(3)]))
-    reading = asyncio.create_task(read(queued))
-    await wait_for_counts(worker, 1, 2)
-    vanishing.cancel()
-    await wait_for_counts(worker, 1, 1)
-    first.cancel()
-    assert (await reading).started.request_id == "r"
-    last = (await rest(queued))[-1].finished
-    assert last.reason == generate_pb2.FINISH_REASON_LENGTH
-    assert last.timings.queue_seconds > 0
+async def test_requests_run_side_by_side(worker: AgentAsyncStub) -> None:
+    long = worker.Generate(iter([start(15_000)]))
+    await read(long)
+    alone = await events(worker, start(30))
+    crowd = await asyncio.gather(*(events(worker, start(30)) for _ in range(8)))
+    for answer in crowd:
+        assert [event.tokens for event in answer] == [event.tokens for event in alone]
+    await wait_for_counts(worker, 1, 0)
+    long.cancel()
+    await wait_for_counts(worker, 0, 0)
+
+
+async def test_who_never_reads_is_paused_and_disturbs_nobody(worker: AgentAsyncStub) -> None:
+    silent = worker.Generate(iter([start(15_000, text="never read")]))
+    await wait_for_counts(worker, 1, 0)
+    assert len(await events(worker, start(50))) == 52
+    silent.cancel()
+    await wait_for_counts(worker, 0, 0)
 
 
 async def test_faults_are_told_and_disturb_nobody(worker: AgentAsyncStub) -> None:
@@ -222,8 +230,8 @@ async def test_faults_are_told_and_disturb_nobody(worker: AgentAsyncStub) -> Non
     await read(running)
     error = await failure(worker, start(20_001))
     assert (type(error), error.where) == (InvalidRequest, "max_tokens")
-    penalty = generate_pb2.SamplingParameters(min_p=0.5)
-    assert isinstance(await failure(worker, start(5, sampling=penalty)), Unsupported)
+    chat = generate_pb2.Chat(messages=[generate_pb2.ChatMessage(role="user", content="hi")])
+    assert isinstance(await failure(worker, start(5, chat=chat)), Unsupported)
     assert isinstance(await failure(worker), InvalidRequest)
     cancel = generate_pb2.GenerateRequest(cancel=generate_pb2.GenerateCancel())
     assert isinstance(await failure(worker, cancel), InvalidRequest)

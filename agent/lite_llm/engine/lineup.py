@@ -1,0 +1,147 @@
+"""Who waits and who runs: admission, room for the next tokens, and setting back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lite_llm.engine.batching import BatchSettings, Part, shares, turn, victim
+from lite_llm.engine.fairness import Fairness
+from lite_llm.engine.measures import Measures
+from lite_llm.engine.request import Started
+from lite_llm.engine.sequence import Group, Sequence
+from lite_llm.kvcache import KvCache
+
+
+class Lineup:
+    """The only one that opens, reserves and releases sequences' pages."""
+
+    def __init__(self, kv: KvCache, settings: BatchSettings, measures: Measures) -> None:
+        self.step_tokens = settings.step_tokens
+        """The budget of a step; smaller than the setting after memory ran out."""
+        self.fairness = Fairness()
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        """In the order of their admission."""
+        self._kv = kv
+        self._settings = settings
+        self._measures = measures
+        self._num_admitted = 0
+
+    def schedule(self) -> list[Part[Sequence]]:
+        """Who computes how many tokens in this step, with room for them reserved."""
+        self._admit()
+        able = [each for each in self.running if not _is_idle(each)]
+        parts = shares(able, budget=self.step_tokens, prompt_tokens=self._settings.prompt_tokens)
+        granted = [part for part in parts if self._make_room(*part)]
+        # A later one's need may have set back an earlier one.
+        return [part for part in granted if part[0].kv is not None and part[0] in self.running]
+
+    def fork(self, leader: Sequence, followers: Iterable[Sequence]) -> list[Sequence]:
+        """Those that can run at once, on what ``leader`` has computed; the others wait."""
+        running = []
+        for follower in followers:
+            if leader.kv is not None and self._is_room_for(self._kv.pages_for(1)):
+                follower.kv = leader.kv.fork()
+                self._begin(follower)
+                running.append(follower)
+            else:
+                self.waiting.append(follower)
+        return running
+
+    def remove(self, sequences: Iterable[Sequence]) -> None:
+        """They are over or not wanted any more: free what they hold."""
+        gone = set(sequences)
+        self.waiting = [each for each in self.waiting if each not in gone]
+        self.running = [each for each in self.running if each not in gone]
+        for sequence in gone:
+            sequence.release()
+
+    def commit(self, sequence: Sequence, count: int) -> None:
+        """The next ``count`` tokens of ``sequence`` are computed."""
+        assert sequence.kv is not None
+        request = sequence.group.request
+        reads = sequence.num_computed < len(request.prompt)
+        self.fairness.charge(
+            request.tenant,
+            prompt_tokens=count if reads else 0,
+            answer_tokens=0 if reads else count,
+        )
+        sequence.kv.commit(sequence.next_tokens(count))
+
+    def shrink(self) -> None:
+        """Memory ran out: smaller steps from now on."""
+        self.step_tokens = max(self.step_tokens // 2, self._settings.max_sequences)
+
+    def _admit(self) -> None:
+        while sum(each.pending for each in self.running) < self.step_tokens:
+            readable = [each for each in self.waiting if not each.group.outlet.full]
+            if not readable:
+                return
+            first = min(readable, key=lambda each: turn(each, self.fairness))
+            while not self._enter(first):
+                other = victim(self.running, idle=_is_idle)
+                if other is None or not (_is_idle(other) or other.priority < first.priority):
+                    return
+                self._set_back(other)
+
+    def _enter(self, sequence: Sequence) -> bool:
+        if len(self.running) >= self._settings.max_sequences:
+            return False
+        group = sequence.group
+        if sequence.kv is None:
+            # A prompt whose log probabilities are wanted is computed as a whole.
+            known = () if group.wants_prompt_logprobs else sequence.tokens
+            sequence.kv = self._kv.sequence(known, salt=group.salt)
+        if sequence.kv.is_swapped_out:
+            if not sequence.kv.swap_in():
+                return False
+        elif not self._is_room_for(sequence.kv.pages_to_reserve(sequence.pending)):
+            sequence.release()
+            return False
+        self.waiting.remove(sequence)
+        self._begin(sequence)
+        return True
+
+    def _is_room_for(self, num_pages: int) -> bool:
+        seats = self._settings.max_sequences - len(self.running)
+        return seats > 0 and num_pages <= self._kv.num_free_pages + self._kv.num_evictable_pages
+
+    def _begin(self, sequence: Sequence) -> None:
+        self._num_admitted += 1
+        sequence.admitted = self._num_admitted
+        self.running.append(sequence)
+        group = sequence.group
+        if not group.is_started:
+            group.is_started = True
+            num_prompt = len(group.request.prompt)
+            num_cached = min(sequence.num_computed, num_prompt)
+            self._measures.looked_up(num_prompt, num_cached)
+            group.outlet.put(Started(num_cached))
+
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Reserve pages for the next tokens, at others' cost if need be; False: it was set back."""
+        while sequence.kv is not None and not sequence.kv.is_swapped_out:
+            if sequence.kv.reserve(count):
+                return True
+            chosen = victim(self.running, idle=_is_idle)
+            assert chosen is not None, "the one that needs room is running"
+            self._set_back(chosen)
+        return False
+
+    def _set_back(self, sequence: Sequence) -> None:
+        assert sequence.kv is not None
+        self.running.remove(sequence)
+        self.waiting.append(sequence)
+        if not sequence.kv.swap_out():
+            sequence.release()
+        self._measures.preempted()
+
+
+def tenants(groups: Iterable[Group]) -> set[str]:
+    """Who has requests here."""
+    return {group.request.tenant for group in groups}
+
+
+def _is_idle(sequence: Sequence) -> bool:
+    """It can't be computed now: nobody reads it, or its pages are still coming."""
+    return sequence.group.outlet.full or (sequence.kv is not None and not sequence.kv.is_ready)

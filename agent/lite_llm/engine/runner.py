@@ -1,0 +1,122 @@
+"""One forward pass over the tokens of many sequences, in smaller ones where memory runs out.
+
+Legend: T tokens of a step, R rows whose logits are wanted, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import NamedTuple
+
+import structlog
+import torch
+from torch import Tensor
+
+from lite_llm.contracts.errors import Internal, LiteLLMError, OutOfMemory
+from lite_llm.engine.batching import Part, halves
+from lite_llm.engine.lineup import Lineup
+from lite_llm.engine.logprobs import logprobs_of
+from lite_llm.engine.sequence import Sequence
+from lite_llm.kvcache import KvCache
+from lite_llm.models import Decoder
+
+PROMPT_ROWS = 64  # whose logits are taken at once: with a large vocabulary, 32 MiB
+
+log = structlog.get_logger(__name__)
+
+
+class Ready(NamedTuple):
+    """A sequence all of whose tokens are computed, and the logits of the next one."""
+
+    sequence: Sequence
+    logits_V: Tensor
+
+
+class Unable(NamedTuple):
+    """A sequence that can't be computed, and why."""
+
+    sequence: Sequence
+    error: LiteLLMError
+
+
+class Runner:
+    """Computes what the lineup has scheduled."""
+
+    def __init__(self, decoder: Decoder, kv: KvCache, lineup: Lineup) -> None:
+        self._decoder = decoder
+        self._kv = kv
+        self._lineup = lineup
+
+    def run(self, parts: Many[Part[Sequence]]) -> list[Ready | Unable]:
+        """Compute and commit ``parts``; what is said of those that have something to say."""
+        if not parts:
+            return []
+        try:
+            return list(self._forward(parts))
+        except Exception as error:  # of any kind: it ends these sequences, not the worker
+            if not _is_out_of_memory(error):
+                return _unable(parts, error)
+            log.warning("memory ran out in a step", tokens=_total(parts), error=str(error))
+        # Not above: the failed pass must let go of its memory before the next one begins.
+        self._lineup.shrink()
+        smaller = halves(parts)
+        if smaller is None:
+            return _unable(parts, _no_memory())
+        first = self.run(smaller[0])
+        lost = {each.sequence for each in first if isinstance(each, Unable)}
+        return first + self.run([part for part in smaller[1] if part[0] not in lost])
+
+    def _forward(self, parts: Many[Part[Sequence]]) -> list[Ready]:
+        tokens_T = torch.tensor([token for each, n in parts for token in each.next_tokens(n)])
+        positions_T = torch.cat(
+            [torch.arange(each.num_computed, each.num_computed + n) for each, n in parts]
+        )
+        pages = self._kv.batch([(each.kv, n) for each, n in parts if each.kv is not None])
+        hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages)
+        ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)
+        whole = [place for place, (each, n) in enumerate(parts) if each.pending == n]
+        logits_RV = self._decoder.logits(hidden_TD[ends[whole] - 1]) if whole else torch.empty(0)
+        for (each, n), end in zip(parts, ends.tolist(), strict=True):
+            if each.group.wants_prompt_logprobs:
+                self._rate_prompt(each, hidden_TD[end - n : end])
+        for each, n in parts:
+            self._lineup.commit(each, n)
+        return [Ready(parts[place][0], logits_RV[row]) for row, place in enumerate(whole)]
+
+    def _rate_prompt(self, sequence: Sequence, hidden_TD: Tensor) -> None:
+        """Log probabilities of the tokens after these rows, unless they are known already."""
+        group, begin = sequence.group, sequence.num_computed
+        after = group.request.prompt[begin + 1 : begin + 1 + len(hidden_TD)]
+        for first in range(len(group.prompt_logprobs) - begin, len(after), PROMPT_ROWS):
+            tokens = after[first : first + PROMPT_ROWS]
+            logits_RV = self._decoder.logits(hidden_TD[first : first + len(tokens)])
+            group.prompt_logprobs += [
+                logprobs_of(logits_V, token, group.request.prompt_logprobs or 0)
+                for token, logits_V in zip(tokens, logits_RV.cpu().numpy(), strict=True)
+            ]
+
+
+def _unable(parts: Many[Part[Sequence]], error: Exception) -> list[Ready | Unable]:
+    if not isinstance(error, LiteLLMError):
+        log.error("a step failed", count=len(parts), exc_info=error)
+        error = Internal(f"a step failed: {error}", where="engine")
+    return [Unable(sequence, error) for sequence, _ in parts]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch says it in words only.
+    told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _total(parts: Many[Part[Sequence]]) -> int:
+    return sum(count for _, count in parts)
+
+
+def _no_memory() -> OutOfMemory:
+    return OutOfMemory(
+        "the device has no memory left to compute one token",
+        where="engine",
+        remedy="give the key-value cache less of it",
+        retry_after=1.0,
+    )
