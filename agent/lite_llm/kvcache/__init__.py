@@ -3,6 +3,7 @@
 from lite_llm.kvcache.cache import KvCache
 from lite_llm.kvcache.failures import NotResident, PageLeaked, SequenceReleased
 from lite_llm.kvcache.layout import KvLayout, LayerKv
+from lite_llm.kvcache.page_codec import PageFormat
 from lite_llm.kvcache.page_file import DiskPages
 from lite_llm.kvcache.predict import Prediction
 from lite_llm.kvcache.sequence import CachedSequence
@@ -14,6 +15,7 @@ __all__ = [
     "KvLayout",
     "LayerKv",
     "NotResident",
+    "PageFormat",
     "PageLeaked",
     "Prediction",
     "SequenceReleased",

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.kernels import LayerPages, Rows
 from lite_llm.kvcache.claim import Rates, best_length, window_pages
 from lite_llm.kvcache.device_pages import DevicePages
@@ -21,6 +22,7 @@ from lite_llm.kvcache.host_pages import HostPages
 from lite_llm.kvcache.layout import KvLayout
 from lite_llm.kvcache.ledger import Ledger
 from lite_llm.kvcache.mover import Mover
+from lite_llm.kvcache.page_codec import PageCodec, PageFormat
 from lite_llm.kvcache.page_file import DiskPages, PageFile
 from lite_llm.kvcache.predict import Prediction, most_held, peak_pages
 from lite_llm.kvcache.sequence import CachedSequence
@@ -41,8 +43,18 @@ class KvCache:
         disk: DiskPages | None = None,
         page_tokens: int = 16,
         device: str | torch.device = "cpu",
+        old_pages: PageFormat = PageFormat.EXACT,
+        deterministic: bool = True,
     ) -> None:
-        """Raises :class:`OutOfMemory` where ``device_bytes`` hold not even one page a group."""
+        """``old_pages``: of those that leave the device; another format than the exact one holds
+        more and changes answers, so :class:`InvalidSettings` says that ``deterministic`` is in the
+        way. Raises :class:`OutOfMemory` where ``device_bytes`` hold not even one page a group."""
+        if deterministic and old_pages is not PageFormat.EXACT:
+            raise InvalidSettings(
+                f"pages kept as {old_pages} make answers depend on what was cached",
+                where="kvcache",
+                remedy="keep pages exact, or turn the deterministic mode off",
+            )
         self.layout = layout
         self.page_tokens = page_tokens
         self.groups = group_layers(layout, page_tokens)
@@ -59,10 +71,13 @@ class KvCache:
             device=self.device,
         )
         with ExitStack() as opened:
-            page_bytes = self._memory.page_bytes
-            host = opened.enter_context(HostPages(host_bytes, self._memory.pages_PX))
-            file = opened.enter_context(PageFile(disk, page_bytes)) if disk else None
-            self._mover = Mover(self._memory.pages_PX, host.pages_PX, file)
+            pages_PX = self._memory.pages_PX
+            codec = PageCodec(old_pages, self._memory.page_elements, layout.dtype)
+            host = opened.enter_context(
+                HostPages(host_bytes, codec.num_bytes, lock=pages_PX.is_cuda)
+            )
+            file = opened.enter_context(PageFile(disk, codec.num_bytes)) if disk else None
+            self._mover = Mover(pages_PX, host.pages_QY, file, codec)
             opened.callback(self._mover.close)
             self._closing = opened.pop_all()
         windows = [group.window for group in self.groups]

@@ -9,23 +9,22 @@ from torch import Tensor
 
 from lite_llm.tiers import HostMemory
 
-_GRANULE = 4096
+_GRANULE = 4096  # bytes; what HostMemory is counted in
 
 
 class HostPages:
-    """As many pages as the budget holds, shaped like the device's; a context manager."""
+    """As many pages as the budget holds, a row of bytes each; a context manager."""
 
-    def __init__(self, num_bytes: int, like_PX: Tensor) -> None:
-        self._like_PX = like_PX
-        self.num_pages = num_bytes // (like_PX.shape[1] * like_PX.element_size())
-        self.pages_PX: Tensor | None = None
+    def __init__(self, num_bytes: int, page_bytes: int, *, lock: bool) -> None:
+        """``lock``: for a device that copies by itself. Raises :class:`OutOfMemory`."""
+        self.num_pages = num_bytes // page_bytes
+        self.pages_QY: Tensor | None = None
         self._memory: HostMemory | None = None
         if self.num_pages:
-            total = -(-num_bytes // _GRANULE) * _GRANULE
-            self._memory = HostMemory(total, lock=like_PX.is_cuda)
-            count = self.num_pages * like_PX.shape[1]
-            data = self._memory.view(0, count * like_PX.element_size())
-            self.pages_PX = torch.frombuffer(data, dtype=like_PX.dtype).view(-1, like_PX.shape[1])
+            used = self.num_pages * page_bytes
+            self._memory = HostMemory(-(-used // _GRANULE) * _GRANULE, lock=lock)
+            data = self._memory.view(0, used)
+            self.pages_QY = torch.frombuffer(data, dtype=torch.uint8).view(-1, page_bytes)
 
     def __enter__(self) -> HostPages:
         return self
@@ -36,6 +35,6 @@ class HostPages:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.pages_PX = None  # the last view of it
+        self.pages_QY = None  # the last view of it
         if self._memory is not None:
             self._memory.close()

@@ -8,8 +8,9 @@ before it is written, nor overwritten before it is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from lite_llm.contracts.errors import Corrupt, StorageFailed
 from lite_llm.kvcache.ledger import Move
+from lite_llm.kvcache.page_codec import PageCodec
 from lite_llm.kvcache.page_file import PageFile
 from lite_llm.kvcache.tree import Page, Place
 
@@ -45,12 +47,14 @@ class _Pace:
 class Mover:
     """Started and asked by one thread, the one that computes."""
 
-    def __init__(self, device_PX: Tensor, host_PX: Tensor | None, disk: PageFile | None) -> None:
-        """``device_PX`` and ``host_PX``: pages, a row each."""
-        self._memory = {Place.DEVICE: device_PX}
-        if host_PX is not None:
-            self._memory[Place.HOST] = host_PX
+    def __init__(
+        self, device_PX: Tensor, host_QY: Tensor | None, disk: PageFile | None, codec: PageCodec
+    ) -> None:
+        """``device_PX``: pages, a row each; ``host_QY``: encoded ones, a row of bytes each."""
+        self._device_PX = device_PX
+        self._host_QY = host_QY
         self._disk = disk
+        self._codec = codec
         self._copies = ThreadPoolExecutor(1, thread_name_prefix="kvcache-copy")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="kvcache-read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="kvcache-write")
@@ -63,9 +67,7 @@ class Mover:
         """In this order."""
         for move in moves:
             before = [self._last[s] for s in (move.source, move.target) if s in self._last]
-            job = self._pool(move).submit(
-                self._carry, move, before, _computed(self._memory[Place.DEVICE])
-            )
+            job = self._pool(move).submit(self._carry, move, before, _computed(self._device_PX))
             self._last[move.source] = self._last[move.target] = job
             if move.source[0] is Place.DISK:
                 self._reads.append((move.page, job))
@@ -95,7 +97,7 @@ class Mover:
         for pool in (self._copies, self._reading, self._writing):
             pool.shutdown()
         self._last.clear()
-        self._memory.clear()  # or the host's could not be given back
+        self._host_QY = None  # or its memory could not be given back
 
     def _carry(
         self, move: Move, before: Iterable[Future[bool]], computed: torch.cuda.Event | None
@@ -108,31 +110,51 @@ class Mover:
         begin = perf_counter()
         (source, source_slot), (target, target_slot) = move.source, move.target
         if target is Place.DISK:
-            return self._write(target_slot, self._memory[source][source_slot])
-        into_X = self._memory[target][target_slot]
-        if source is Place.DISK:
-            if not self._read(source_slot, into_X):
-                return False
-            self.disk_pace.add(perf_counter() - begin)
+            return self._write(target_slot, self._encoded(source, source_slot))
+        if target is Place.HOST:
+            assert source is Place.DEVICE, "nothing comes from disk but what is needed"
+            with _stream(self._device_PX):
+                self._codec.encode(self._device_PX[source_slot], self._host_page(target_slot))
             return True
-        _copy(into_X, self._memory[source][source_slot])
-        if target is Place.DEVICE:
-            self.host_pace.add(perf_counter() - begin)
+        if source is Place.HOST:
+            page_Y, pace = self._host_page(source_slot), self.host_pace
+        else:
+            page_Y, pace = self._blank(), self.disk_pace
+            if not self._read(source_slot, page_Y):
+                return False
+        with _stream(self._device_PX):
+            self._codec.decode(page_Y, self._device_PX[target_slot])
+        pace.add(perf_counter() - begin)
         return True
 
-    def _write(self, slot: int, page_X: Tensor) -> bool:
+    def _encoded(self, source: Place, slot: int) -> Tensor:
+        if source is Place.HOST:
+            return self._host_page(slot)
+        page_Y = self._blank()
+        with _stream(self._device_PX):
+            self._codec.encode(self._device_PX[slot], page_Y)
+        return page_Y
+
+    def _host_page(self, slot: int) -> Tensor:
+        assert self._host_QY is not None
+        return self._host_QY[slot]
+
+    def _blank(self) -> Tensor:
+        return torch.empty(self._codec.num_bytes, dtype=torch.uint8)
+
+    def _write(self, slot: int, page_Y: Tensor) -> bool:
         assert self._disk is not None
         try:
-            self._disk.write(slot, page_X)
+            self._disk.write(slot, page_Y.numpy().data)
         except StorageFailed as error:
             log.warning("page not kept on disk", reason=str(error))
             return False
         return True
 
-    def _read(self, slot: int, into_X: Tensor) -> bool:
+    def _read(self, slot: int, into_Y: Tensor) -> bool:
         assert self._disk is not None
         try:
-            self._disk.read(slot, into_X)
+            self._disk.read(slot, into_Y.numpy().data)
         except (Corrupt, StorageFailed) as error:
             log.warning("page on disk is lost", reason=str(error))
             return False
@@ -148,13 +170,13 @@ def _computed(device_PX: Tensor) -> torch.cuda.Event | None:
     return event
 
 
-def _copy(into_X: Tensor, from_X: Tensor) -> None:
-    cuda = next((t for t in (into_X, from_X) if t.is_cuda), None)
-    if cuda is None:
-        into_X.copy_(from_X)
+@contextmanager
+def _stream(device_PX: Tensor) -> Iterator[None]:
+    """What is begun within is done at the end, and has not waited for the model's kernels."""
+    if not device_PX.is_cuda:
+        yield
         return
-    # A stream of this thread: on the default one it would queue behind the model's kernels.
-    stream = torch.cuda.Stream(cuda.device)  # type: ignore[no-untyped-call] # torch's own
+    stream = torch.cuda.Stream(device_PX.device)  # type: ignore[no-untyped-call] # torch's own
     with torch.cuda.stream(stream):
-        into_X.copy_(from_X, non_blocking=True)
+        yield
     stream.synchronize()

@@ -8,9 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
 
-import torch
 import xxhash
-from torch import Tensor
 
 from lite_llm.contracts.errors import Corrupt, StorageFailed
 
@@ -41,30 +39,25 @@ class PageFile:
         except OSError as error:
             raise StorageFailed(str(error), where=self._where) from error
 
-    def write(self, slot: int, page_X: Tensor) -> None:
+    def write(self, slot: int, page: memoryview) -> None:
         """Raises :class:`StorageFailed`, and then the slot holds nothing."""
         self._checksums.pop(slot, None)
-        data = _bytes_of(page_X.cpu())
         try:
-            written = os.pwrite(self._file.fileno(), data, slot * self._page_bytes)
+            written = os.pwrite(self._file.fileno(), page, slot * self._page_bytes)
         except OSError as error:
             raise StorageFailed(str(error), where=self._where) from error
-        if written != len(data):
-            raise StorageFailed(f"{written} of {len(data)} bytes written", where=self._where)
-        self._checksums[slot] = xxhash.xxh3_64_intdigest(data)
+        if written != len(page):
+            raise StorageFailed(f"{written} of {len(page)} bytes written", where=self._where)
+        self._checksums[slot] = xxhash.xxh3_64_intdigest(page)
 
-    def read(self, slot: int, into_X: Tensor) -> None:
+    def read(self, slot: int, into: memoryview) -> None:
         """Raises :class:`Corrupt` if the bytes are not those written, or none were."""
-        page_X = torch.empty_like(into_X, device="cpu") if into_X.is_cuda else into_X
-        data = _bytes_of(page_X)
         try:
-            got = os.preadv(self._file.fileno(), [data], slot * self._page_bytes)
+            got = os.preadv(self._file.fileno(), [into], slot * self._page_bytes)
         except OSError as error:
             raise StorageFailed(str(error), where=self._where) from error
-        if got != len(data) or xxhash.xxh3_64_intdigest(data) != self._checksums.get(slot):
+        if got != len(into) or xxhash.xxh3_64_intdigest(into) != self._checksums.get(slot):
             raise Corrupt(f"slot {slot} differs from its checksum", where=self._where)
-        if page_X is not into_X:
-            into_X.copy_(page_X)
 
     def __enter__(self) -> PageFile:
         return self
@@ -76,7 +69,3 @@ class PageFile:
         at: TracebackType | None,
     ) -> None:
         self._file.close()
-
-
-def _bytes_of(page_X: Tensor) -> memoryview:
-    return page_X.view(torch.uint8).numpy().data

@@ -29,7 +29,7 @@ Toy = Any  # of conftest.py, which can't be imported
 
 SIZE = 4  # tokens of a page
 SALTS = (b"one", b"two")
-EXAMPLES = 60
+EXAMPLES = 25
 
 
 @dataclass(eq=False)
