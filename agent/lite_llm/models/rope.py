@@ -74,7 +74,10 @@ class Rotation:
 
 
 class RopeTable:
-    """Cosines and sines of the positions asked for so far; for one thread at a time."""
+    """Cosines and sines of the positions asked for so far; for one thread at a time.
+
+    Computed by the CPU whatever the device, so that every device turns by the same angles.
+    """
 
     def __init__(self, config: RopeConfig) -> None:
         self._config = config
@@ -85,20 +88,20 @@ class RopeTable:
     def __call__(self, positions_T: Tensor) -> Rotation:
         """For positions from 0 on, int64."""
         if len(positions_T) and (last := int(positions_T.max())) >= len(self._cos_NR):
-            self._grow(last + 1)
+            self._grow(last + 1, positions_T.device)
         return Rotation(self._cos_NR[positions_T], self._sin_NR[positions_T])
 
-    def _grow(self, num_positions: int) -> None:
+    def _grow(self, num_positions: int, device: torch.device) -> None:
         if self._frequencies_P is None:
             self._frequencies_P = frequencies(self._config)
-        cosines, sines = [self._cos_NR], [self._sin_NR]
+        cosines, sines = [self._cos_NR.to(device)], [self._sin_NR.to(device)]
         # Twice the room each time, so that a long answer copies the table only now and then.
         for start in range(len(self._cos_NR), max(num_positions, 2 * len(self._cos_NR)), _BLOCK):
             positions_B = torch.arange(start, start + _BLOCK, dtype=torch.float32)
             angles_BP = positions_B[:, None] * self._frequencies_P
             angles_BR = torch.cat((angles_BP, angles_BP), dim=-1)
-            cosines.append(angles_BR.cos() * self._config.attention_factor)
-            sines.append(angles_BR.sin() * self._config.attention_factor)
+            cosines.append((angles_BR.cos() * self._config.attention_factor).to(device))
+            sines.append((angles_BR.sin() * self._config.attention_factor).to(device))
         self._cos_NR, self._sin_NR = torch.cat(cosines), torch.cat(sines)
 
 

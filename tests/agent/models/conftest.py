@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lite_llm.checkpoint import open_checkpoint
-from lite_llm.kernels import LayerPages, PagedKv, Rows
+from lite_llm.kernels import LayerPages, PagedKv, Rows, set_threads
 from lite_llm.kvcache import KvLayout
 from lite_llm.models import Decoder, load_decoder, parse_config
 
@@ -124,6 +124,12 @@ class Oracle:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)  # tiny products wait longer for a second thread than they take
+    set_threads(1)
+
+
+@pytest.fixture(name="run")
+def run_fixture() -> Callable[..., list[Tensor]]:
+    return run
 
 
 @pytest.fixture
