@@ -36,7 +36,7 @@ async def in_openai_shape(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return _of_http(error)
+        return _of_http(error, request)
     except ConnectionError:  # the client is gone: nobody is left to tell
         raise
     except Exception as error:
@@ -53,11 +53,14 @@ def _of_ours(error: LiteLLMError) -> web.Response:
     )
 
 
-def _of_http(error: web.HTTPException) -> web.Response:
+def _of_http(error: web.HTTPException, request: web.Request) -> web.Response:
     # aiohttp's own refusals: unknown paths and methods, bodies beyond the limit.
+    message = error.text or error.reason
+    if isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+        message = f"there is no {request.method} {request.path[:200]}"
     body = {
         "error": {
-            "message": error.text or error.reason,
+            "message": message,
             "type": "invalid_request_error",
             "param": None,
             "code": error.reason.lower().replace(" ", "_"),

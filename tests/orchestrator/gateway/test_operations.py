@@ -94,5 +94,7 @@ async def test_what_does_not_exist_is_refused_in_openai_s_shape(
 ) -> None:
     async with http.request(method, path) as response:
         assert response.status == status
-        assert (await response.json())["error"]["code"] == code
+        error = (await response.json())["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    assert f"{method} {path}" in error["message"]
     assert (status == 405) == ("Allow" in response.headers)
