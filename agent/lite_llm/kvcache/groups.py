@@ -16,7 +16,8 @@ from lite_llm.kvcache.layout import KvLayout, LayerKv
 ALIGNMENT: Final = 256
 """Bytes. Where a layer's part of a page begins: the widest vector load, and CUDA's own border."""
 
-_MOST_CUTS: Final = 4  # tried of each set of layers; more pages cost host time at every step
+_MOST_CUTS: Final = 4  # tried of each set of layers
+_WASTE: Final = 0.125  # more than the least that is accepted for fewer groups: each costs host time
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Group:
 
 
 def group_layers(layout: KvLayout, page_tokens: int) -> tuple[Group, ...]:
-    """Groups in the order of their windows, all of them last, with the least memory wasted.
+    """Groups in the order of their windows, all of them last: few, and little memory wasted.
 
     A page takes as many bytes as the largest group's, so the waste is what smaller ones leave.
     """
@@ -60,7 +61,11 @@ def group_layers(layout: KvLayout, page_tokens: int) -> tuple[Group, ...]:
         for sizes in parts.values()
         for cuts in range(1, _MOST_CUTS + 1)
     ]
-    plan = min(plans, key=lambda cuts: (_memory(parts, cuts), sum(map(len, cuts.values()))))
+    enough = (1 + _WASTE) * min(_memory(parts, cuts) for cuts in plans)
+    plan = min(
+        (cuts for cuts in plans if _memory(parts, cuts) <= enough),
+        key=lambda cuts: (sum(map(len, cuts.values())), _memory(parts, cuts)),
+    )
     return tuple(
         _group(layout, window, sets[window][begin:end], page_tokens)
         for window, ranges in plan.items()
