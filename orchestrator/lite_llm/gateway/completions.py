@@ -31,7 +31,7 @@ class CompletionForm:
         self._rated[number] = prompt
         if not self._wanted.echo:
             return Piece(index, opens=True) if self._wanted.return_token_ids else None
-        text, tokens = _echo(self._prompts[number], prompt)
+        text, tokens = echo(self._prompts[number], prompt)
         return Piece(index, text, rated=tokens, opens=True)
 
     def chunk(self, piece: Piece) -> bytes:
@@ -89,10 +89,11 @@ class CompletionForm:
         return None if isinstance(prompt, str) else prompt
 
 
-def _echo(prompt: str | list[int], tokens: Sequence[Rated]) -> tuple[str, list[Rated]]:
+def echo(prompt: str | list[int], tokens: Sequence[Rated]) -> tuple[str, list[Rated]]:
     """The prompt's text, and its tokens where they were rated, the first of which was not."""
     followed = "".join(token.text for token in tokens)
     if isinstance(prompt, str):
-        first = Rated(None, prompt.removesuffix(followed) if followed else prompt, None)
-        return prompt, [first, *tokens]
+        # Where tokens decode otherwise alone than together, nobody can tell where the first ends.
+        begin = prompt[: len(prompt) - len(followed)] if prompt.endswith(followed) else ""
+        return prompt, [Rated(None, begin, None), *tokens]
     return followed, [Rated(prompt[0], f"token_id:{prompt[0]}", None), *tokens]

@@ -52,14 +52,17 @@ async def streamed(
             "X-Request-Id": request_id,
         }
     )
-    try:
-        prompt, event = await _first(request, response, events)
-        await response.prepare(request)  # what fails before this has a status of its own
+
+    async def send(prompt: int, event: GenerateEvent) -> None:
         for piece in answer.pieces(prompt, event):
             await response.write(_sse(answer.form.chunk(piece)))
+
+    try:
+        first = await _first(request, response, events)
+        await response.prepare(request)  # what fails before this has a status of its own
+        await send(*first)
         async for prompt, event in events:
-            for piece in answer.pieces(prompt, event):
-                await response.write(_sse(answer.form.chunk(piece)))
+            await send(prompt, event)
         if with_usage:
             await response.write(_sse(answer.form.usage_chunk(answer.usage)))
         await response.write(_DONE)

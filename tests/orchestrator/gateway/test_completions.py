@@ -9,6 +9,8 @@ import msgspec
 import openai
 import pytest
 
+from lite_llm.gateway.completions import echo
+from lite_llm.gateway.logprobs import Rated
 from lite_llm.orchestrator import Orchestrator
 from lite_llm.testing.stub_agent import StubAgent
 
@@ -177,3 +179,13 @@ async def test_a_stream_tells_a_prompts_token_ids_once(
     choices = [msgspec.json.decode(event[6:])["choices"][0] for event in events]
     assert [choice.get("prompt_token_ids") for choice in choices] == [[7, 8], *[None] * 4]
     assert [choice["token_ids"] for choice in choices] == [[], [1], [2], [3], []]
+
+
+@pytest.mark.parametrize(
+    ("parts", "begin"), [(("u", "nt"), "Co"), (("o", "nt"), ""), ((), "Count")]
+)
+def test_an_echo_s_first_token_is_what_the_others_leave(parts: tuple[str, ...], begin: str) -> None:
+    rated = [Rated(7, part, -1.0) for part in parts]
+    text, (first, *others) = echo("Count", rated)
+    assert (text, first.text, first.logprob) == ("Count", begin, None)
+    assert others == rated
