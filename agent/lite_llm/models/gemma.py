@@ -34,9 +34,9 @@ def gemma2(fields: Fields, context_tokens: int | None = None) -> DecoderConfig:
     """``Gemma2ForCausalLM``."""
     fields.only("model_type", "gemma2")
     rope = read_rope(fields, head_dim=fields.count("head_dim"), context_tokens=context_tokens)
-    windows = read_windows(
-        fields, slides=lambda layer: layer % 2 == 0, window=fields.count("sliding_window")
-    )
+    window = fields.count("sliding_window")
+    fields.only("sliding_window_size", window)  # an older name, which some files have beside it
+    windows = read_windows(fields, slides=lambda layer: layer % 2 == 0, window=window)
     return _gemma(
         fields,
         "gemma2",

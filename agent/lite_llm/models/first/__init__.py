@@ -1,1 +1,0 @@
-"""The Llama of one sequence that the engine still runs, until it moves to the decoder."""
