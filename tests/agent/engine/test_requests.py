@@ -1,20 +1,24 @@
 """Requests off the wire are understood, or refused by the name of the field."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lite_llm.contracts.errors import InvalidRequest, LiteLLMError, Unsupported
-from lite_llm.engine import Limits, Model, Request, Sampling, Tokenizer
+from lite_llm.contracts.errors import Corrupt, InvalidRequest
+from lite_llm.engine import Limits, Model, Request, Resumed, Sampling, Tokenizer
+from lite_llm.engine.defaults import Defaults
 from lite_llm.engine.requests import request_from_proto
 from lite_llm.proto.v1.generate_pb2 import (
-    Chat,
     GenerateStart,
     Resume,
+    ResumedSequence,
     SamplingParameters,
     TierSelection,
     TokenIds,
 )
+
+ROOM = 512
 
 
 def start(**fields: Any) -> GenerateStart:
@@ -25,10 +29,19 @@ def sampled(**fields: Any) -> GenerateStart:
     return start(sampling=SamplingParameters(**fields))
 
 
+def ids(*tokens: int) -> TokenIds:
+    return TokenIds(ids=tokens)
+
+
+def resumed(n: int = 1, **fields: Any) -> GenerateStart:
+    sampling = SamplingParameters(n=n, max_tokens=3)
+    return start(sampling=sampling, resume=Resume(**({"next_sequence": 2} | fields)))
+
+
 def test_defaults(model: Model) -> None:
-    assert request_from_proto(start(), model) == Request(
+    assert request_from_proto(start(), model, room=ROOM) == Request(
         prompt=(0, 5, 6),
-        sampling=Sampling(temperature=0),
+        sampling=Sampling(),
         limits=Limits(max_tokens=512 - 3, stop_tokens=frozenset({1})),
     )
 
@@ -36,24 +49,91 @@ def test_defaults(model: Model) -> None:
 def test_everything_given(model: Model) -> None:
     wire = SamplingParameters(
         max_tokens=9,
+        min_tokens=2,
         temperature=0.5,
         top_p=0.25,
         top_k=4,
+        min_p=0.125,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.5,
+        logit_bias={7: 2.0, 3: -1.0},
         seed=2**63 + 1,
         stop=["a", "bb"],
+        include_stop=True,
         stop_token_ids=[7],
         ignore_eos=True,
-        repetition_penalty=1,
-        n=1,
+        n=2,
+        logprobs=0,
+        prompt_logprobs=5,
     )
-    resume = Resume(token_ids=TokenIds(ids=[8, 9]), next_sequence=3)
-    asked = GenerateStart(text="hi", sampling=wire, resume=resume)
-    assert request_from_proto(asked, model) == Request(
+    entries = [ResumedSequence(token_ids=ids(8, 9), finished=True), ResumedSequence()]
+    asked = GenerateStart(
+        text="hi",
+        sampling=wire,
+        resume=Resume(next_sequence=3, sequences=entries),
+        tenant="us",
+        priority=-2,
+    )
+    assert request_from_proto(asked, model, room=ROOM) == Request(
         prompt=model.tokenizer.encode("hi"),
-        sampling=Sampling(temperature=0.5, top_p=0.25, top_k=4, seed=2**63 + 1),
-        limits=Limits(max_tokens=9, stop=("a", "bb"), stop_tokens=frozenset({7})),
-        resume=(8, 9),
+        sampling=Sampling(
+            temperature=0.5,
+            top_p=0.25,
+            top_k=4,
+            min_p=0.125,
+            presence_penalty=0.5,
+            frequency_penalty=-0.5,
+            repetition_penalty=1.5,
+            logit_bias=((3, -1.0), (7, 2.0)),
+            seed=2**63 + 1,
+        ),
+        limits=Limits(
+            max_tokens=9,
+            min_tokens=2,
+            stop=("a", "bb"),
+            stop_tokens=frozenset({7}),
+            include_stop=True,
+        ),
+        n=2,
+        logprobs=0,
+        prompt_logprobs=5,
+        resumed=(Resumed((8, 9), finished=True), Resumed()),
+        tenant="us",
+        priority=-2,
     )
+
+
+def test_a_conversation_begins_as_its_template_says(model: Model) -> None:
+    request = request_from_proto(GenerateStart(), model, room=ROOM, conversation="<s>hi")
+    assert request.prompt == model.tokenizer.encode("hi")  # one token that begins a text, not two
+
+
+def test_the_checkpoint_decides_what_a_request_leaves_open(model: Model) -> None:
+    data = b'{"temperature": 0.5, "top_k": 9, "top_p": 0.75, "min_p": 0.25, "eos_token_id": [1, 7]}'
+    own = replace(model, defaults=Defaults.parse(data, "generation_config.json", vocab=320))
+    open_ = request_from_proto(sampled(top_p=0.5), own, room=ROOM)
+    assert open_.sampling == Sampling(temperature=0.5, top_k=9, top_p=0.5, min_p=0.25)
+    assert open_.limits.stop_tokens == {1, 7}
+    closed = sampled(temperature=0, top_k=0, top_p=1, min_p=0)
+    assert request_from_proto(closed, own, room=ROOM).sampling == Sampling(temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (b'{"temperature": -1}', "temperature"),
+        (b'{"top_p": 0}', "top_p"),
+        (b'{"top_k": 1.5}', "top_k"),
+        (b'{"repetition_penalty": "high"}', "repetition_penalty"),
+        (b'{"eos_token_id": 320}', "eos_token_id"),
+        (b'{"eos_token_id": [[1]]}', "eos_token_id"),
+    ],
+)
+def test_defaults_that_make_no_sense_are_the_checkpoints_fault(data: bytes, field: str) -> None:
+    with pytest.raises(Corrupt) as raised:
+        Defaults.parse(data, "generation_config.json", vocab=320)
+    assert raised.value.where == field
 
 
 @pytest.mark.parametrize(
@@ -62,51 +142,54 @@ def test_everything_given(model: Model) -> None:
         (GenerateStart(), "prompt"),
         (GenerateStart(text=""), "prompt"),
         (start(token_ids=TokenIds()), "prompt"),
-        (start(token_ids=TokenIds(ids=[0, 320])), "prompt"),
-        (start(token_ids=TokenIds(ids=[2] * 512)), "prompt"),
+        (start(token_ids=ids(0, 320)), "prompt"),
+        (start(token_ids=ids(*[2] * 512)), "prompt"),
         (sampled(max_tokens=510), "max_tokens"),
+        (sampled(max_tokens=3, min_tokens=4), "min_tokens"),
+        (sampled(min_tokens=510), "min_tokens"),
         (sampled(temperature=-1), "temperature"),
         (sampled(temperature=float("nan")), "temperature"),
+        (sampled(top_p=0), "top_p"),
         (sampled(top_p=1.5), "top_p"),
-        (sampled(top_p=-0.5), "top_p"),
+        (sampled(min_p=1), "min_p"),
+        (sampled(repetition_penalty=0), "repetition_penalty"),
+        (sampled(presence_penalty=3), "presence_penalty"),
+        (sampled(frequency_penalty=float("inf")), "frequency_penalty"),
+        (sampled(logit_bias={320: 1.0}), "logit_bias"),
+        (sampled(logit_bias={1: 1000.0}), "logit_bias"),
         (sampled(stop=[""]), "stop"),
         (sampled(stop=["x" * 10_000]), "stop"),
         (sampled(stop=["x"] * 17), "stop"),
-        (start(resume=Resume(token_ids=TokenIds(ids=[5]))), "resume"),
-        (start(resume=Resume(token_ids=TokenIds(ids=[999]), next_sequence=2)), "resume"),
+        (sampled(stop_token_ids=[320]), "stop_token_ids"),
+        (sampled(n=129), "n"),
+        (sampled(logprobs=101), "logprobs"),
+        (sampled(prompt_logprobs=101), "prompt_logprobs"),
+        (resumed(token_ids=ids(5), next_sequence=0), "resume"),
+        (resumed(token_ids=ids(999)), "resume"),
+        (resumed(token_ids=ids(2, 2, 2, 2)), "resume"),
+        (resumed(n=2, token_ids=ids(5)), "resume"),
+        (resumed(n=2, sequences=[ResumedSequence()]), "resume"),
         (start(tiers=TierSelection(tiers=["deep"])), "tiers"),
     ],
 )
 def test_what_can_not_be_meant_is_named(model: Model, asked: GenerateStart, field: str) -> None:
-    assert refusal(model, asked, InvalidRequest) == field
+    assert refusal(model, asked).where == field
 
 
-@pytest.mark.parametrize(
-    ("asked", "field"),
-    [
-        (sampled(min_tokens=1), "min_tokens"),
-        (sampled(min_p=0.1), "min_p"),
-        (sampled(presence_penalty=0.1), "presence_penalty"),
-        (sampled(frequency_penalty=-0.1), "frequency_penalty"),
-        (sampled(repetition_penalty=1.1), "repetition_penalty"),
-        (sampled(n=2), "n"),
-        (sampled(logprobs=0), "logprobs"),
-        (GenerateStart(chat=Chat()), "chat"),
-    ],
-)
-def test_what_is_not_implemented_is_named(model: Model, asked: GenerateStart, field: str) -> None:
-    assert refusal(model, asked, Unsupported) == field
+def test_a_limit_that_nobody_set_is_not_blamed_on_the_client(model: Model) -> None:
+    assert "max_tokens" not in str(refusal(model, sampled(min_tokens=510)))
+    assert "max_tokens" not in str(refusal(model, start(token_ids=ids(*[2] * 512))))
 
 
 def test_a_text_that_can_not_fit_is_refused_unread(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was read"))
-    assert refusal(model, GenerateStart(text="the quick " * 100_000), InvalidRequest) == "prompt"
+    assert refusal(model, GenerateStart(text="the quick " * 100_000)).where == "prompt"
 
 
-def refusal(model: Model, asked: GenerateStart, kind: type[LiteLLMError]) -> str:
-    with pytest.raises(kind) as raised:
-        request_from_proto(asked, model)
+def refusal(model: Model, asked: GenerateStart) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as raised:
+        request_from_proto(asked, model, room=ROOM)
     assert raised.value.remedy
-    return raised.value.where
+    return raised.value
