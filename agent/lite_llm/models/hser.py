@@ -111,6 +111,7 @@ def hser(fields: Fields, context_tokens: int | None = None) -> DecoderConfig:
     gate = _read_gate(fields)
     num_dense = fields.count("first_k_dense_replace", 0, minimum=0)
     dense = read_ffn(fields) if num_dense else None
+    fields.ignore("intermediate_size")  # of dense layers, where there are any
 
     def layer(number: int) -> LayerConfig:
         if dense is not None and number < num_dense:

@@ -125,5 +125,6 @@ def read_dense_first(
     """``first_k_dense_replace`` layers without experts, then ``sparse`` ones."""
     first = fields.count("first_k_dense_replace", 0, minimum=0)
     fields.only("moe_layer_freq", 1)
+    fields.ignore("intermediate_size")  # of dense layers, where there are any
     dense = read_ffn(fields) if first else None
     return lambda layer: dense if dense is not None and layer < first else sparse(layer)
