@@ -59,19 +59,25 @@ def kib(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
+def slowness():  # of this core now: who shares it makes each second of ours do less
+    start = time.process_time()
+    sum(number * number for number in range(100_000))
+    return max(1, (time.process_time() - start) / 0.005)
+
 open_checkpoint(Path(sys.argv[1])).close()
 results = {}
 for path in map(Path, sys.argv[2:]):
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, start = kib("VmRSS"), time.process_time()
+    before, slow, start = kib("VmRSS"), slowness(), time.process_time()
     try:
         open_checkpoint(path).close()
         error = ""
     except LiteLLMError as refusal:
         error = type(refusal).__name__
-    results[path.name] = [error, time.process_time() - start, kib("VmHWM") - before]
+    seconds, memory = time.process_time() - start, kib("VmHWM") - before
+    results[path.name] = [error, seconds / max(slow, slowness()), memory]
 print(json.dumps(results))
 """
 
