@@ -186,7 +186,13 @@ async def test_the_report(agent: AgentAsyncStub) -> None:
 
 
 async def test_waiting_requests_are_counted(agent: AgentAsyncStub) -> None:
-    calls = [agent.Generate(iter([start("tiny", LONG)])) for _ in range(3)]
+    # As many sequences as run at once, so that nothing else can.
+    full = start("tiny", LONG)
+    full.start.sampling.n = 64
+    calls = [agent.Generate(iter([full]))]
+    for _ in range(2):  # the begin, and a token: all its sequences run
+        await read(calls[0])
+    calls += [agent.Generate(iter([start("tiny", LONG)])) for _ in range(2)]
     held = await wait_for(agent, "tiny", running_requests=1, waiting_requests=2)
     assert held.state == model_pb2.MODEL_STATE_ACTIVE
     for call in calls:
