@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from lite_llm.engine.batching import BatchSettings, Part, shares, turn, victim
 from lite_llm.engine.fairness import Fairness
+from lite_llm.engine.lengths import Lengths
 from lite_llm.engine.measures import Measures
 from lite_llm.engine.request import Started
 from lite_llm.engine.sequence import Group, Sequence
-from lite_llm.kvcache import KvCache
+from lite_llm.kvcache import KvCache, Prediction
 
 
 class Lineup:
@@ -25,6 +26,7 @@ class Lineup:
         self._kv = kv
         self._settings = settings
         self._measures = measures
+        self._lengths = Lengths()
         self._num_admitted = 0
 
     def schedule(self) -> list[Part[Sequence]]:
@@ -40,13 +42,21 @@ class Lineup:
         """Those that can run at once, on what ``leader`` has computed; the others wait."""
         running = []
         for follower in followers:
-            if leader.kv is not None and self._is_room_for(self._kv.pages_for(1)):
-                follower.kv = leader.kv.fork()
+            assert leader.kv is not None, "it has just computed its prompt"
+            follower.kv = leader.kv.fork()
+            if len(self.running) < self._settings.max_sequences and self._fits(follower):
                 self._begin(follower)
                 running.append(follower)
             else:
+                follower.release()
                 self.waiting.append(follower)
         return running
+
+    def finish(self, sequence: Sequence) -> None:
+        """It came to its end."""
+        limit = sequence.group.request.limits.max_tokens
+        self._lengths.observe(sequence.transcript.num_tokens, limit)
+        self.remove([sequence])
 
     def remove(self, sequences: Iterable[Sequence]) -> None:
         """They are over or not wanted any more: free what they hold."""
@@ -92,19 +102,25 @@ class Lineup:
             # A prompt whose log probabilities are wanted is computed as a whole.
             known = () if group.wants_prompt_logprobs else sequence.tokens
             sequence.kv = self._kv.sequence(known, salt=group.salt)
-        if sequence.kv.is_swapped_out:
-            if not sequence.kv.swap_in():
-                return False
-        elif not self._is_room_for(sequence.kv.pages_to_reserve(sequence.pending)):
-            sequence.release()
+        # Alone it fits always: requests are checked against the whole cache.
+        if (self.running and not self._fits(sequence)) or not sequence.kv.swap_in():
+            if not sequence.kv.is_swapped_out:
+                sequence.release()
             return False
         self.waiting.remove(sequence)
         self._begin(sequence)
         return True
 
-    def _is_room_for(self, num_pages: int) -> bool:
-        seats = self._settings.max_sequences - len(self.running)
-        return seats > 0 and num_pages <= self._kv.num_free_pages + self._kv.num_evictable_pages
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether all that run and ``sequence`` have room until their expected ends."""
+        predictions = [self._predicted(each) for each in (*self.running, sequence)]
+        return self._kv.peak_pages(predictions) <= self._kv.num_pages
+
+    def _predicted(self, sequence: Sequence) -> Prediction:
+        limit, said = sequence.group.request.limits.max_tokens, sequence.transcript.num_tokens
+        more = self._lengths.expected(said, limit) - said
+        shared = 0 if sequence.kv is None else sequence.kv.num_shared_pages
+        return Prediction(len(sequence.tokens), more, shared)
 
     def _begin(self, sequence: Sequence) -> None:
         self._num_admitted += 1

@@ -72,11 +72,6 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
-    def num_expected(self) -> int:
-        """Tokens that it can grow to."""
-        return len(self.group.request.prompt) + self.group.request.limits.max_tokens
-
-    @property
     def banned(self) -> Many[int]:
         """Tokens that have no chance to be next."""
         limits = self.group.request.limits

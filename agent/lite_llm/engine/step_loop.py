@@ -98,10 +98,10 @@ class StepLoop:
                 self._fail(group, choice)
                 continue
             sequence.accept(choice.token, choice.logprobs)
+            if sequence.finish_reason is not None:
+                self._lineup.finish(sequence)
             if not group.live:
                 self.cancel(group)
-            elif sequence.finish_reason is not None:
-                self._lineup.remove([sequence])
 
     def _fail(self, group: Group, error: LiteLLMError) -> None:
         if group.number in self._groups:
