@@ -96,4 +96,4 @@ def echo(prompt: str | list[int], tokens: Sequence[Rated]) -> tuple[str, list[Ra
         # Where tokens decode otherwise alone than together, nobody can tell where the first ends.
         begin = prompt[: len(prompt) - len(followed)] if prompt.endswith(followed) else ""
         return prompt, [Rated(None, begin, None), *tokens]
-    return followed, [Rated(prompt[0], f"token_id:{prompt[0]}", None), *tokens]
+    return followed, [Rated(prompt[0], "", None), *tokens]  # whose text nobody told

@@ -154,7 +154,9 @@ async def test_token_ids_are_scored_and_told(http: aiohttp.ClientSession, agent:
     }  # fmt: skip
     async with http.post("/v1/completions", json=body) as response:
         first, second = (await response.json())["choices"]
-    assert first["logprobs"]["tokens"] == ["token_id:7", "<8>", "<9>", "one", " two", " three"]
+    assert first["logprobs"]["tokens"] == ["", "<8>", "<9>", "one", " two", " three"]
+    assert first["text"] == "<8><9>one two three"
+    assert first["logprobs"]["text_offset"] == [0, 0, 3, 6, 9, 13]
     assert first["logprobs"]["token_logprobs"] == [None, *[-0.5] * 5]
     assert first["logprobs"]["top_logprobs"][1] == {"<8>!": -0.25, "<8>": -0.5}
     assert first["token_ids"] == [1, 2, 3]
