@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import Final
 
 import torch
 
 from lite_llm.contracts.errors import Corrupt, Unsupported
-from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord, Manifest, TensorRecord
 from lite_llm.models.architecture import DecoderConfig, LayerConfig, Weight
 
@@ -45,6 +44,8 @@ class Inventory:
     """A checkpoint that has all that a model needs, each tensor as it must be."""
 
     config: DecoderConfig
+    manifest: Manifest
+    """Of what is read: without leftovers and layers that don't run. Load by this one."""
     embedding: Piece
     norm: Piece
     head: Piece | None
@@ -54,22 +55,11 @@ class Inventory:
     experts: tuple[tuple[ExpertRecord, ...], ...]
     """Of each layer, sorted by key."""
 
-    def wants_expert(self, key: ExpertKey) -> bool:
-        """Whether a layer that the decoder runs has it: a load's ``wants_expert``."""
-        return key.layer < len(self.layers)
-
-    @cached_property
-    def records(self) -> Mapping[str, TensorRecord]:
-        """Of all dense tensors that are read, by name."""
-        outer = [self.embedding, self.norm, *([] if self.head is None else [self.head])]
-        inner = (piece for layer in self.layers for piece in layer.values())
-        return {piece.record.name: piece.record for piece in (*outer, *inner)}
-
     @property
     def num_bytes(self) -> int:
         """That are read."""
-        dense = sum(record.span.length for record in self.records.values())
-        return dense + sum(expert.num_bytes for layer in self.experts for expert in layer)
+        dense = sum(record.span.length for record in self.manifest.tensors)
+        return dense + sum(expert.num_bytes for expert in self.manifest.experts)
 
 
 def take_inventory(manifest: Manifest, config: DecoderConfig) -> Inventory:
@@ -85,18 +75,18 @@ def take_inventory(manifest: Manifest, config: DecoderConfig) -> Inventory:
         find.layer(number, _weights(layer, config.hidden_size))
         for number, layer in enumerate(config.layers)
     )
-    inventory = Inventory(
-        config=config,
-        embedding=embedding,
-        norm=find.whole(NORM, Weight((config.hidden_size,))),
-        head=None if config.tied else find.whole(HEAD, Weight(by_hidden)),
-        layers=layers,
-        experts=tuple(_experts(manifest, config)),
-    )
-    for name in sorted(manifest.tensor_by_name.keys() - inventory.records.keys()):
+    norm = find.whole(NORM, Weight((config.hidden_size,)))
+    head = None if config.tied else find.whole(HEAD, Weight(by_hidden))
+    experts = tuple(_experts(manifest, config))
+    for name in sorted(manifest.tensor_by_name.keys() - find.found):
         if not _is_left_over(name, config):
             raise _corrupt(f"tensor {name} belongs to no part of this architecture", name)
-    return inventory
+    read = replace(
+        manifest,
+        tensors=tuple(record for record in manifest.tensors if record.name in find.found),
+        experts=tuple(chain.from_iterable(experts)),
+    )
+    return Inventory(config, read, embedding, norm, head, layers, experts)
 
 
 class _Finder:
@@ -104,6 +94,7 @@ class _Finder:
         self._records = manifest.tensor_by_name
         self._model = manifest.model
         self._dtype = config.dtype
+        self.found: set[str] = set()
         self._stored_in = {
             weight: (tensor, weights)
             for tensor, weights in config.stored.items()
@@ -140,6 +131,7 @@ class _Finder:
                 f"tensor {name} in {record.span.file} has shape {record.shape}, not {shape}", name
             )
         _check_dtype(record, name, FLOATS)
+        self.found.add(name)
         return record
 
 
@@ -154,11 +146,12 @@ def _experts(manifest: Manifest, config: DecoderConfig) -> Iterator[tuple[Expert
     by_layer: dict[int, list[ExpertRecord]] = defaultdict(list)
     for expert in sorted(manifest.experts, key=lambda expert: expert.key):
         by_layer[expert.key.layer].append(expert)
-        for part in expert.parts:
-            _check_dtype(part, f"{part.name} of expert {expert.key}", STORED_DTYPES)
     if by_layer and (last := max(by_layer)) >= len(config.layers) + config.extra_layers:
         raise _corrupt(f"layer {last} has experts, but the model ends before it", f"layer {last}")
     for number, layer in enumerate(config.layers):
+        for expert in by_layer[number]:
+            for part in expert.parts:
+                _check_dtype(part, f"{part.name} of expert {expert.key}", STORED_DTYPES)
         layer.ffn.check_experts(number, by_layer[number])
         yield tuple(by_layer[number])
 

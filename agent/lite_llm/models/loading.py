@@ -34,8 +34,8 @@ async def arriving_decoder(load: Load, inventory: Inventory) -> AsyncIterator[De
 
     Weights are the loaded bytes themselves where the types agree, so the block must be left before
     the load is closed, and no step may be running by then: ``decoder.weights.fail`` ends one that
-    waits. What stops the load is raised by the step that needs what is missing. Begin the load
-    with ``inventory.wants_expert``.
+    waits. What stops the load is raised by the step that needs what is missing. The load is one of
+    ``inventory.manifest``.
     """
     decoder = Decoder(inventory.config, Weights(len(inventory.layers)))
     filling = asyncio.create_task(_fill(decoder.weights, load, inventory))
@@ -107,9 +107,9 @@ async def _in_thread(work: Callable[..., Result], *arguments: object) -> Result:
 
 def _read(reader: Reader, inventory: Inventory, prefix: str) -> dict[str, memoryview]:
     return {
-        name: reader.read_checked(record.span)
-        for name, record in inventory.records.items()
-        if name.startswith(prefix)
+        record.name: reader.read_checked(record.span)
+        for record in inventory.manifest.tensors
+        if record.name.startswith(prefix)
     }
 
 

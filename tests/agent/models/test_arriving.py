@@ -72,7 +72,7 @@ async def opened(directory: Path, loader: Loader) -> AsyncIterator[tuple[Load, D
     inventory = take_inventory(manifest, parse_config(manifest.architecture))
     source = [LocalSource(directory)]
     async with (
-        loader.load(manifest, source, wants_expert=inventory.wants_expert) as load,
+        loader.load(inventory.manifest, source) as load,
         arriving_decoder(load, inventory) as decoder,
     ):
         yield load, decoder
