@@ -6,8 +6,9 @@ from lite_llm.kernels.attention import attend
 from lite_llm.kernels.linear import grouped_linear, linear
 from lite_llm.kernels.norm import rms_norm
 from lite_llm.kernels.paging import LayerPages, PagedKv, Rows, store
+from lite_llm.kernels.probability import log_softmax, softmax
 from lite_llm.kernels.rotation import rotate
-from lite_llm.kernels.threads import get_threads, set_threads
+from lite_llm.kernels.threads import get_threads, set_threads, warm_up
 
 __all__ = [
     "Activation",
@@ -19,8 +20,11 @@ __all__ = [
     "get_threads",
     "grouped_linear",
     "linear",
+    "log_softmax",
     "rms_norm",
     "rotate",
     "set_threads",
+    "softmax",
     "store",
+    "warm_up",
 ]

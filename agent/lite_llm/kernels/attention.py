@@ -6,15 +6,12 @@ and a value, L positions that a row may see.
 
 from __future__ import annotations
 
-import functools
-import struct
-
 import torch
 from torch import Tensor
 
 from lite_llm.kernels import paged_attention
 from lite_llm.kernels.paging import TILE_ROWS, LayerPages
-from lite_llm.kernels.threads import scratch, table_of
+from lite_llm.kernels.threads import float_bits, layout, scratch, table_of
 from lite_llm.kernels.vector import KINDS
 
 
@@ -56,25 +53,25 @@ def attend(
     in_keys = values.data_ptr() == keys.data_ptr()
     table = table_of(
         [
-            *_layout(queries_THC, 0, 1),
+            *layout(queries_THC, 0, 1),
             KINDS[queries_THC.dtype],
-            *_layout(keys, 0, 1, 2),
-            *_layout(values, 0, 1, 2),
+            *layout(keys, 0, 1, 2),
+            *layout(values, 0, 1, 2),
             KINDS[keys.dtype],
             key_size,
             value_size,
             kv.page_tokens,
             rows.sequence_T.data_ptr(),
             rows.position_T.data_ptr(),
-            *_layout(rows.pages_SN, 0),
+            *layout(rows.pages_SN, 0),
             tiles.data_ptr(),
             groups,
             chunks,
             chunk_heads,
             shared,
-            *_layout(out_THE, 0, 1),
-            _bits(scale),
-            _bits(softcap or 0.0),
+            *layout(out_THE, 0, 1),
+            float_bits(scale),
+            float_bits(softcap or 0.0),
             window or 0,
             0 if sinks_H is None else sinks_H.data_ptr(),
             0 if sinks_H is None else KINDS[sinks_H.dtype],
@@ -87,17 +84,6 @@ def attend(
     work = length * heads * seen * (key_size + value_size)
     paged_attention.attend.run(len(tiles) * groups * chunks, work, table)
     return out_THE
-
-
-def _layout(tensor: Tensor, *dimensions: int) -> list[int]:
-    """The address and, in bytes, the strides."""
-    size = tensor.element_size()
-    return [tensor.data_ptr(), *(tensor.stride(dimension) * size for dimension in dimensions)]
-
-
-@functools.lru_cache(maxsize=64)
-def _bits(number: float) -> int:
-    return int(struct.unpack("<i", struct.pack("<f", number))[0])
 
 
 def _reference(

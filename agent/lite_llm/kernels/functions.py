@@ -3,6 +3,7 @@ lane, which no mathematical library promises. Errors are a few units in the last
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numba import njit
@@ -82,12 +83,6 @@ def exp(x: Any) -> Any:
 
 
 @njit
-def sigmoid(x: Any) -> Any:
-    """``1 / (1 + exp(-x))``."""
-    return spread(1.0) / (spread(1.0) + exp(spread(0.0) - x))
-
-
-@njit
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
     size = absolute(x)
@@ -113,3 +108,22 @@ def erf(x: Any) -> Any:
     )
     far = spread(1.0) - exp(spread(0.0) - square) * inverse * tail
     return where_less(size, spread(1.0), near, with_sign(far, x))
+
+
+@njit
+def log(x: Any) -> Any:
+    """The natural logarithm of one finite float32 of at least 1; others give NaN."""
+    if not 1.0 <= x < math.inf:
+        return x - x + math.nan
+    turns = 0
+    rest = float(x)
+    while rest >= 1.5:
+        rest *= 0.5
+        turns += 1
+    # log(rest) = 2 artanh(ratio), and ratio is at most a fifth: 13 terms exhaust float64.
+    ratio = (rest - 1.0) / (rest + 1.0)
+    square = ratio * ratio
+    series = 0.0
+    for power in range(25, 0, -2):
+        series = series * square + 1.0 / power
+    return turns * 0.6931471805599453 + 2.0 * ratio * series

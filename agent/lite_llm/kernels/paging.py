@@ -13,6 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lite_llm.kernels import rowwise
+from lite_llm.kernels.threads import chunk_rows, layout, table_of
+from lite_llm.kernels.vector import KINDS
+
 TILE_ROWS = 16
 """Rows of one sequence whose attention is computed together."""
 
@@ -67,9 +71,40 @@ class LayerPages:
 
 def store(pages: LayerPages, keys_TGC: Tensor, values_TGE: Tensor | None) -> None:
     """Write each row's key and value to its place; ``None`` where values lie within keys."""
-    rows, size = pages.rows, pages.kv.page_tokens
-    position_T = rows.position_T.long()
-    page_T = rows.pages_SN[rows.sequence_T.long(), position_T // size].long()
-    pages.kv.keys_PGBC[page_T, :, position_T % size] = keys_TGC
+    _store(pages, pages.kv.keys_PGBC, keys_TGC)
     if values_TGE is not None:
-        pages.kv.values_PGBE[page_T, :, position_T % size] = values_TGE
+        _store(pages, pages.kv.values_PGBE, values_TGE)
+
+
+def _store(pages: LayerPages, pool_PGBC: Tensor, x_TGC: Tensor) -> None:
+    rows, slots = pages.rows, pages.kv.page_tokens
+    if not (x_TGC.is_cpu and x_TGC.dtype in KINDS and pool_PGBC.dtype in KINDS):
+        position_T = rows.position_T.long()
+        page_T = rows.pages_SN[rows.sequence_T.long(), position_T // slots].long()
+        pool_PGBC[page_T, :, position_T % slots] = x_TGC.to(pool_PGBC.dtype)
+        return
+    if x_TGC.stride(2) != 1:
+        x_TGC = x_TGC.contiguous()
+    length, heads, size = x_TGC.shape
+    chunk = chunk_rows(length, heads * size)
+    table = table_of(
+        [
+            *layout(pool_PGBC, 0, 1, 2),
+            KINDS[pool_PGBC.dtype],
+            slots,
+            rows.sequence_T.data_ptr(),
+            rows.position_T.data_ptr(),
+            *layout(rows.pages_SN, 0),
+            length,
+            chunk,
+        ]
+    )
+    rowwise.store.run(
+        -(-length // chunk),
+        x_TGC.numel(),
+        *layout(x_TGC, 0, 1),
+        KINDS[x_TGC.dtype],
+        heads,
+        size,
+        table,
+    )

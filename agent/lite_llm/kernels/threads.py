@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import threading
 from array import array
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import torch
 from numba import cfunc, njit
 from numba.core import types
 
+from lite_llm.kernels import cache
 from lite_llm.kernels.vector import call, fetch_add, word, words
 
 SLOTS = 15
@@ -46,6 +48,18 @@ def get_threads() -> int:
     return _settings["threads"]
 
 
+_kernels: list[Kernel] = []
+
+
+def warm_up() -> None:
+    """Compile everything now, so that no request waits for it: seconds, or read from the cache.
+
+    A kernel takes every dtype and shape: there is nothing to choose.
+    """
+    for kernel in _kernels:
+        kernel.run(0, 0)
+
+
 class Kernel:
     """A function of numba, ``(arguments, worker, task)``, compiled on first use.
 
@@ -55,12 +69,14 @@ class Kernel:
 
     def __init__(self, function: Callable[[int, int, int], None]) -> None:
         self._function = function
+        _kernels.append(self)
 
     @functools.cached_property
     def address(self) -> int:
         """Where the machine code stands."""
-        compiled = cfunc(types.void(types.intp, types.intp, types.intp), cache=True)
-        machine_code: Any = compiled(self._function)
+        signature = types.void(types.intp, types.intp, types.intp)
+        cached = cache.directory() is not None
+        machine_code: Any = cfunc(signature, cache=cached)(self._function)
         return int(machine_code.address)
 
     def run(self, tasks: int, work: int, *integers: int) -> None:
@@ -69,12 +85,13 @@ class Kernel:
         ``work``: about how many multiplications it all comes to; little is not worth waking a
         thread for.
         """
-        _launch(
+        launch, worker, team = _compiled()
+        launch(
             self.address,
             tasks,
             _settings["threads"] if work >= _WORTH_A_THREAD else 1,
-            _work(),
-            _team(),
+            worker,
+            team,
             *integers,
             *_PADDING[len(integers) :],
         )
@@ -103,21 +120,14 @@ def _team() -> int:
     return ctypes.cast(entry, ctypes.c_void_p).value or 0
 
 
-@functools.cache
-def _work() -> int:
-    @cfunc(types.void(types.intp), cache=True)
-    def work(job: int) -> None:
-        worker = fetch_add(job + 8 * _WORKERS, 1)
+def _work(job: int) -> None:
+    worker = fetch_add(job + 8 * _WORKERS, 1)
+    task = fetch_add(job + 8 * _NEXT, 1)
+    while task < word(job, _TASKS):
+        _enter(word(job, _KERNEL), job + 8 * _HEADER, worker, task)
         task = fetch_add(job + 8 * _NEXT, 1)
-        while task < word(job, _TASKS):
-            _enter(word(job, _KERNEL), job + 8 * _HEADER, worker, task)
-            task = fetch_add(job + 8 * _NEXT, 1)
-
-    machine_code: Any = work
-    return int(machine_code.address)
 
 
-@njit(nogil=True, cache=True)
 def _launch(  # type: ignore[no-untyped-def]
     kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p
 ):
@@ -128,7 +138,32 @@ def _launch(  # type: ignore[no-untyped-def]
         _start_team(team, work, job, min(threads, tasks), 0)
 
 
+@functools.cache
+def _compiled() -> tuple[Callable[..., None], int, int]:
+    """How to launch, and with what: the launcher, the address of ``_work``, OpenMP's entry."""
+    cached = cache.directory() is not None
+    machine_code: Any = cfunc(types.void(types.intp), cache=cached)(_work)
+    return njit(nogil=True, cache=cached)(_launch), machine_code.address, _team()
+
+
 def table_of(integers: list[int]) -> int:
     """The address of the integers in a row, held until the calling thread's next table."""
     _local.table = array("q", integers)
     return int(_local.table.buffer_info()[0])
+
+
+def chunk_rows(rows: int, size: int) -> int:
+    """Rows of ``size`` numbers for one task: enough to be worth a task, few enough to share."""
+    return max(1, min(-(-rows // (2 * _settings["threads"])), 1 + (1 << 14) // max(1, size)))
+
+
+@functools.lru_cache(maxsize=64)
+def float_bits(number: float) -> int:
+    """A float32 as an integer for a kernel."""
+    return int(struct.unpack("<i", struct.pack("<f", number))[0])
+
+
+def layout(tensor: torch.Tensor, *dimensions: int) -> list[int]:
+    """The address and, in bytes, the strides."""
+    size = tensor.element_size()
+    return [tensor.data_ptr(), *(tensor.stride(dimension) * size for dimension in dimensions)]

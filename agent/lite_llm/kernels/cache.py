@@ -1,0 +1,73 @@
+"""Where machine code is kept between processes.
+
+numba compares a cached function with its own file only, but ours are inlined across files: here
+one stamp covers the whole room. The code lies in ``NUMBA_CACHE_DIR`` where that is set, else beside
+the sources, else, if those are read-only, with the user's caches; it is never kept where other
+users may write, for it is executed. Files are replaced whole, so that several processes may share
+them, and numba files them by processor.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba.core import caching
+
+_ROOM = Path(__file__).resolve().parent
+
+
+@functools.cache
+def directory() -> Path | None:
+    """The first candidate that can be written; None: each process compiles for itself."""
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    user = Path(xdg) if xdg else Path("~").expanduser() / ".cache"
+    candidates = [_ROOM / "__pycache__", user / "lite-llm" / "kernels"]
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        candidates = [Path(chosen) / "lite-llm-kernels"]
+    for candidate in candidates:
+        try:
+            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=candidate).close()
+        except OSError:
+            continue
+        return candidate
+    return None
+
+
+@functools.cache
+def stamp() -> str:
+    """A digest of the room's sources."""
+    digest = hashlib.sha256()
+    for path in sorted(_ROOM.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _RoomLocator(caching._CacheLocator):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(directory())
+
+    def get_source_stamp(self) -> str:
+        return stamp()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], source: str) -> _RoomLocator | None:
+        ours = Path(source).resolve().parent == _ROOM and directory() is not None
+        return cls(function) if ours else None
+
+
+locators: list[type[Any]] = caching.CacheImpl._locator_classes
+locators.insert(0, _RoomLocator)
