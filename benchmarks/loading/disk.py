@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ import numpy as np
 from lite_llm.tiers import Arena, DiskReader, HostMemory, HostTier, Loader, LocalSource
 from loading.contestants import FILE_OF, ONLY_COLD, ONLY_WARM, Facts, installed
 from loading.inputs import EXPERT_BYTES, SAFETENSORS, chill, manifest_in, warm_up
-from loading.machine import THREADS, RawReader, touch, touched_memory
+from loading.machine import THREADS, RawReader, environment, touch, touched_memory
 
 
 def whole(directory: Path, rounds: int, *, cold: bool, quick: bool = False) -> dict[str, Facts]:
@@ -55,7 +54,7 @@ def measure(name: str, directory: Path) -> Facts:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment(),
     )
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-800:]}")

@@ -83,6 +83,12 @@ def status_mib(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
+def environment() -> dict[str, str]:
+    """For a child that is to find this package too."""
+    here, path = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, path)))}
+
+
 def interleaved(contestants: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
     """Seconds of each, by turns, so that drift of the machine lands on all of them."""
     seconds: list[list[float]] = [[] for _ in contestants]

@@ -29,7 +29,14 @@ from lite_llm.tiers import (
 )
 from loading.contestants import Facts, touch_layer
 from loading.inputs import SAFETENSORS, manifest_in, warm_up
-from loading.machine import PAGE, REQUEST, THREADS, interleaved, touched_memory
+from loading.machine import (
+    PAGE,
+    REQUEST,
+    THREADS,
+    environment,
+    interleaved,
+    touched_memory,
+)
 
 CONNECTIONS = 16
 
@@ -78,7 +85,7 @@ def served(directory: Path) -> Iterator[str]:
         cwd=directory,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment(),
     )
     try:
         assert server.stdout is not None

@@ -11,6 +11,7 @@ from functools import partial
 
 from lite_llm.contracts.errors import Cancelled, InvalidRequest
 from lite_llm.contracts.tiers import Medium
+from lite_llm.tiers.arena import Lease
 from lite_llm.tiers.device_tier import DeviceTier, copy_bytes
 from lite_llm.tiers.extents import aligned_up
 from lite_llm.tiers.incoming import IncomingFile
@@ -42,7 +43,7 @@ class Places:
     runs: Sequence[HeldRun]
     """Where the layers lie: on the device, or in host memory without one."""
     staged: Sequence[HeldRun | None]
-    """In host memory, from where they go to the device; None for what does not."""
+    """In host memory, from where they go to the device; None for what has no place there."""
     let_go_of_staged: Callable[[], None]
 
 
@@ -191,10 +192,15 @@ class Load:
     async def _one(self, number: int, group: asyncio.TaskGroup) -> None:
         request = self.plan.requests[number]
         held, staged = self._runs[request.run], self._places.staged[request.run]
-        fill = partial(self._fill_device, staged) if staged else self._fill
-        await self._bring(held, request.chunks, fill)
+        if self._shared.device is None:
+            await self._bring(held, request.chunks, self._fill)
+        elif staged is None:
+            await self._bring(held, request.chunks, self._pass_through)
+        else:
+            await self._bring(held, request.chunks, partial(self._fill_device, staged))
         self._arrived(number)
-        group.create_task(self._keep(staged or held, request.chunks))
+        if in_host := staged or (held if self._shared.device is None else None):
+            group.create_task(self._keep(in_host, request.chunks))
 
     async def _bring(self, held: HeldRun, wanted: range, fill: Filler) -> None:
         while missing := sorted(held.missing(wanted)):
@@ -252,15 +258,27 @@ class Load:
             await file.bring(chunks, lease.view, self._meter, held.mapped)
 
     async def _fill_device(self, staged: HeldRun, held: HeldRun, chunks: range) -> None:
-        """From host memory, where it comes first."""
+        """From host memory, where it comes first and stays."""
+        await self._bring(staged, chunks, self._fill)
+        with staged.block.read(*staged.part(chunks)) as source:
+            await self._to_device(source, held, chunks)
+
+    async def _pass_through(self, held: HeldRun, chunks: range) -> None:
+        """To the device by way of a borrowed block of host memory."""
+        file, num_bytes = self._files[held.run.file.name], held.part(chunks)[1]
+        async with self._shared.host.borrowed(num_bytes) as block:
+            room = block.room if held.grid.is_aligned else num_bytes
+            with block.write(0, room) as lease:
+                await file.bring(chunks, lease.view, self._meter)
+            with block.read() as source:
+                await self._to_device(source, held, chunks)
+                await file.keep(chunks, source.view)
+
+    async def _to_device(self, source: Lease, held: HeldRun, chunks: range) -> None:
         device = self._shared.device
         assert device is not None
-        await self._bring(staged, chunks, self._fill)
         offset, num_bytes = held.part(chunks)
-        with (
-            staged.block.read(offset, num_bytes) as source,
-            held.block.write(offset, num_bytes) as target,
-        ):
+        with held.block.write(offset, num_bytes) as target:
             seconds = await device.copy(source.view, target.view)
         self._meter.add(Phase.TO_GPU, num_bytes, seconds)
         self._shared.measures.moved(Medium.DRAM, Medium.GPU, num_bytes, seconds)
@@ -275,6 +293,9 @@ class Load:
             staged = self._places.staged[number]
             if number not in fresh:
                 measures.found(Medium.DRAM if self._shared.device is None else Medium.GPU)
+                continue
+            if self._shared.device is not None and staged is None:
+                measures.changed(fresh[number], Medium.GPU, reason)
                 continue
             if held.mapped is None:
                 measures.changed(fresh[number], Medium.DRAM, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
-from lite_llm.contracts.errors import InvalidRequest
+from lite_llm.contracts.errors import InvalidRequest, OutOfMemory
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import FileRecord, Manifest
 from lite_llm.telemetry.metrics import Metrics
@@ -72,8 +72,9 @@ class Loader:
     ) -> AsyncIterator[Load]:
         """Start loading; leaving the block stops it and frees what was not completed.
 
-        ``sources`` are the origin and its mirrors. Memory for the whole load is taken at once:
-        :class:`OutOfMemory` here means that nothing was evicted.
+        ``sources`` are the origin and its mirrors. Memory for the whole load is taken at once
+        where its layers are to lie: :class:`OutOfMemory` here means that nothing was evicted. To a
+        device, what has no room in host memory passes through it piece by piece.
         ``prefetch`` gives way to every other load, until somebody waits for a layer of it.
         """
         if not sources:
@@ -143,7 +144,13 @@ class Loader:
             held.callback(device.let_go, place)
         missing = [n for n, place in enumerate(on_device) if place.missing(wanted[n][1].chunks)]
         staging = held.enter_context(ExitStack())
-        staged = dict(zip(missing, host.hold([wanted[n] for n in missing]), strict=True))
+        try:
+            in_host = host.hold([wanted[n] for n in missing])
+        except OutOfMemory:
+            # What is there serves, and the rest passes through piece by piece.
+            missing = [n for n in missing if host.has(*wanted[n])]
+            in_host = host.hold([wanted[n] for n in missing])
+        staged = dict(zip(missing, in_host, strict=True))
         for place in staged.values():
             staging.callback(host.let_go, place)
         return Places(on_device, [staged.get(n) for n in range(len(wanted))], staging.close)

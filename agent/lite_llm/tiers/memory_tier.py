@@ -7,8 +7,10 @@ here only while it is used and takes nothing of the budget: the pages are the ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from time import monotonic
 from types import MappingProxyType
 
@@ -188,18 +190,22 @@ class MemoryTier:
             )
 
     def _made(self, identity: str, run: Run) -> HeldRun:
-        key, room = _key(identity, run), aligned_up(run.num_bytes)
-        for action in self._residency.on(Wanted(key, room, self.medium), self._clock()):
+        key = _key(identity, run)
+        block = self._room_for(key, run.num_bytes)
+        return self._add(HeldRun(key, identity, run, block))
+
+    def _room_for(self, key: str, num_bytes: int) -> Block:
+        wanted = Wanted(key, aligned_up(num_bytes), self.medium)
+        for action in self._residency.on(wanted, self._clock()):
             if isinstance(action, Drop):
                 self._free(action.key)
                 self._measures.evicted(self.medium, "capacity")
         try:
-            block = self.arena.allocate(run.num_bytes, owner=key)
+            return self.arena.allocate(num_bytes, owner=key)
         except BaseException:
             # Leased blocks can't be moved: enough bytes may be free, and no gap large enough.
             self._residency.on(Gone(key, self.medium), self._clock())
             raise
-        return self._add(HeldRun(key, identity, run, block))
 
     def _mapped(self, identity: str, run: Run, file: MappedFile) -> HeldRun | None:
         key = _key(identity, run)
@@ -231,7 +237,43 @@ class MemoryTier:
 
 
 class HostTier(MemoryTier):
-    """The host's memory."""
+    """The host's memory: it also lends blocks for bytes that only pass through."""
+
+    def __init__(self, arena: Arena, *, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(arena, clock=clock)
+        self._lent = count()
+        self._out: set[str] = set()
+        self._returned = asyncio.Event()
+
+    @asynccontextmanager
+    async def borrowed(self, num_bytes: int) -> AsyncIterator[Block]:
+        """A block of its own, after waiting for others to come back if there is no room.
+
+        Raises :class:`OutOfMemory` if none is out and what is in use leaves too little.
+        """
+        key = f"on its way {next(self._lent)}"
+        while (block := self._lend(key, num_bytes)) is None:
+            await self._returned.wait()
+        try:
+            yield block
+        finally:
+            block.free()
+            self._out.discard(key)
+            self._residency.on(Unpinned(key), self._clock())
+            self._residency.on(Gone(key, self.medium), self._clock())
+            self._returned.set()
+            self._returned = asyncio.Event()
+
+    def _lend(self, key: str, num_bytes: int) -> Block | None:
+        try:
+            block = self._room_for(key, num_bytes)
+        except OutOfMemory:
+            if not self._out:
+                raise
+            return None
+        self._residency.on(Pinned(key), self._clock())
+        self._out.add(key)
+        return block
 
 
 def _key(identity: str, run: Run) -> str:

@@ -103,6 +103,54 @@ async def test_a_device_without_room_is_an_error_that_takes_no_host_memory(
     device.close()
 
 
+@pytest.mark.parametrize("host_bytes", [1 << 20, 400 << 10])
+async def test_more_than_host_memory_holds_passes_through_it_to_the_device(
+    device: DeviceTier, reader: DiskReader, checkpoint: Any, source: LocalSource, host_bytes: int
+) -> None:
+    host = HostTier(Arena("dram", HostMemory(host_bytes, lock=False)))
+    async with Loader(host, reader, device=device).load(checkpoint.manifest, [source]) as load:
+        await assert_right(load, checkpoint)
+        await load.done()
+        last = [state async for state in load.progress()][-1]
+    assert last.phases[Phase.TO_GPU].num_bytes == load.plan.num_bytes
+    assert host.arena.used_bytes == 0
+    host.check()
+    host.arena.close()
+
+
+async def test_host_memory_too_small_for_one_piece_is_an_error(
+    device: DeviceTier, reader: DiskReader, checkpoint: Any, source: LocalSource
+) -> None:
+    host = HostTier(Arena("dram", HostMemory(64 << 10, lock=False)))
+    async with Loader(host, reader, device=device).load(checkpoint.manifest, [source]) as load:
+        with pytest.raises(OutOfMemory, match="DRAM"):
+            await load.done()
+    assert host.arena.used_bytes == 0
+    host.arena.close()
+
+
+async def test_borrowed_blocks_are_waited_for_and_evict_what_nobody_uses(
+    host: HostTier, reader: DiskReader, checkpoint: Any, source: LocalSource
+) -> None:
+    loader = Loader(host, reader, map_cached=False)
+    async with loader.load(checkpoint.manifest, [source]) as load:
+        await load.done()
+    order: list[str] = []
+
+    async def borrow(name: str) -> None:
+        async with host.borrowed(6 << 20):
+            order.append(f"{name} has it")
+            await asyncio.sleep(0.01)
+            order.append(f"{name} is done")
+
+    await asyncio.gather(borrow("one"), borrow("two"))
+    assert order == ["one has it", "one is done", "two has it", "two is done"]
+    with pytest.raises(OutOfMemory):
+        async with host.borrowed(9 << 20):
+            pass
+    host.check()
+
+
 class Held(MemoryCopier):
     """Copies when it is let."""
 
