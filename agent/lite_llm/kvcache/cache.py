@@ -231,6 +231,11 @@ class KvCache:
         self._sequences.discard(sequence)
         self._waiting.pop(sequence, None)
 
+    def catch_up(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
+        """Claim again, if others have computed more of ``tokens`` meanwhile."""
+        if self.num_cached(tokens, salt=sequence.salt) > sequence.num_computed:
+            self._claim(sequence, tokens)
+
     def is_ready(self, sequence: CachedSequence) -> bool:
         """Whether nothing of it is still being read from disk."""
         if sequence in self._waiting:

@@ -118,6 +118,25 @@ def test_two_that_compute_the_same_share_it_in_the_end(toy: Toy) -> None:
         cache.check()
 
 
+def test_one_catches_up_with_another(toy: Toy) -> None:
+    tokens = list(range(30))
+    for layout in toy.layouts:
+        with KvCache(layout, device_bytes=ROOMY, page_tokens=4) as cache:
+            ahead, behind = (cache.sequence(tokens, salt=b"") for _ in range(2))
+            stranger = cache.sequence(tokens, salt=b"other")
+            assert behind.reserve(6)
+            toy.compute(cache, [(behind, tokens, 6)])
+            assert behind.catch_up(tokens) == 6
+            assert ahead.catch_up(tokens) == 4
+            assert ahead.reserve(26)
+            toy.compute(cache, [(ahead, tokens, 26)])
+            assert behind.catch_up(tokens) == 28
+            assert stranger.catch_up(tokens) == 0
+            assert behind.reserve(2)
+            toy.compute(cache, [(behind, tokens, 2)])
+            cache.check()
+
+
 def test_forks_share_until_they_write(toy: Toy) -> None:
     for layout in toy.layouts:
         with KvCache(layout, device_bytes=ROOMY, page_tokens=4) as cache:

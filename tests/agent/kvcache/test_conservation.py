@@ -115,6 +115,15 @@ class Machine(RuleBasedStateMachine):
             for end in range(SIZE, sequence.num_computed + 1, SIZE):
                 self.published.add((sequence.salt, tuple(tokens[:end])))
 
+    @rule(text=texts)
+    def catch_up(self, text: Text) -> None:
+        if not text.sequence.is_swapped_out and text.sequence.is_ready:
+            before = text.sequence.num_computed
+            now = text.sequence.catch_up(text.tokens)
+            assert now == before or (
+                now > before and (text.salt, tuple(text.tokens[:now])) in self.published
+            )
+
     @rule(target=texts, text=texts)
     def fork(self, text: Text) -> Any:
         if text.sequence.is_swapped_out or not text.sequence.is_ready:
