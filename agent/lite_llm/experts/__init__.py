@@ -8,6 +8,7 @@ from lite_llm.experts.packing import Packing, packing_of
 from lite_llm.experts.reduction import row_sum, sigmoid, softmax
 from lite_llm.experts.routing import Gate, GroupScore, Routed, Router, Scoring
 from lite_llm.experts.selection import ScoresNotFinite, TooFewExperts
+from lite_llm.experts.tier_masks import TierMasks
 from lite_llm.experts.ties import Level, Ties
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ScoresNotFinite",
     "Scoring",
     "TierGate",
+    "TierMasks",
     "TieredGate",
     "TieredRouter",
     "Ties",
