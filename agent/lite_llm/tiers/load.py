@@ -192,15 +192,16 @@ class Load:
     async def _one(self, number: int, group: asyncio.TaskGroup) -> None:
         request = self.plan.requests[number]
         held, staged = self._runs[request.run], self._places.staged[request.run]
-        if self._shared.device is None:
-            await self._bring(held, request.chunks, self._fill)
-        elif staged is None:
-            await self._bring(held, request.chunks, self._pass_through)
-        else:
-            await self._bring(held, request.chunks, partial(self._fill_device, staged))
+        await self._bring(held, request.chunks, self._filler(staged))
         self._arrived(number)
-        if in_host := staged or (held if self._shared.device is None else None):
+        in_host = held if self._shared.device is None else staged
+        if in_host is not None:
             group.create_task(self._keep(in_host, request.chunks))
+
+    def _filler(self, staged: HeldRun | None) -> Filler:
+        if self._shared.device is None:
+            return self._fill
+        return partial(self._fill_device, staged) if staged is not None else self._pass_through
 
     async def _bring(self, held: HeldRun, wanted: range, fill: Filler) -> None:
         while missing := sorted(held.missing(wanted)):
@@ -293,13 +294,11 @@ class Load:
             staged = self._places.staged[number]
             if number not in fresh:
                 measures.found(Medium.DRAM if self._shared.device is None else Medium.GPU)
-                continue
-            if self._shared.device is not None and staged is None:
+            elif self._shared.device is not None and staged is None:
                 measures.changed(fresh[number], Medium.GPU, reason)
-                continue
-            if held.mapped is None:
+            elif held.mapped is None:
                 measures.changed(fresh[number], Medium.DRAM, reason)
-            if staged is not None:
+            if staged is not None and number in fresh:
                 measures.changed(Medium.DRAM, Medium.GPU, reason)
 
     def _arrived(self, number: int) -> None:
