@@ -6,6 +6,7 @@ one that has come far already is expected to be among the longer ones.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from collections import deque
 from itertools import accumulate
@@ -42,5 +43,5 @@ class Lengths:
             return max_tokens
         mean = self._sums[longer - 1] / longer
         variance = max(0.0, self._squares[longer - 1] / longer - mean * mean)
-        fraction = min(1.0, mean + CAUTION * variance**0.5)
+        fraction = min(1.0, mean + CAUTION * math.sqrt(variance))
         return min(max_tokens, max(num_tokens + 1, round(fraction * max_tokens)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,30 @@ from lite_llm.contracts.errors import Corrupt, ModelNotFound
 from lite_llm.engine.chat import CONFIG, TEMPLATE, ChatTemplate
 from lite_llm.engine.defaults import GENERATION, Defaults
 from lite_llm.engine.tokens import Tokenizer
-from lite_llm.models import Decoder, Progress, load_decoder, parse_config, parse_json
+from lite_llm.models import (
+    Decoder,
+    Inventory,
+    Progress,
+    arriving_decoder,
+    load_decoder,
+    parse_config,
+    parse_json,
+    take_inventory,
+)
+from lite_llm.tiers import (
+    Arena,
+    DiskReader,
+    HostMemory,
+    HostTier,
+    Load,
+    Loader,
+    LocalSource,
+    plan_load,
+)
 
 TOKENIZER = "tokenizer.json"
+READERS = 4  # threads: enough that a disk is busy while others verify
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -41,30 +64,75 @@ class Model:
         return self.defaults.eos_token_ids or self.decoder.config.eos_token_ids
 
 
-def load_model(directory: Path) -> Iterator[Progress | Model]:
-    """Read the checkpoint in ``directory``, ours or Hugging Face's: progress, then the model.
+@dataclass(frozen=True)
+class _Files:
+    """The small files, and what they say of the weights. They are read first: they fail fastest."""
 
-    The small files come first, for they fail fastest.
+    inventory: Inventory
+    tokenizer: Tokenizer
+    defaults: Defaults
+    template: ChatTemplate | None
+
+    @classmethod
+    def read(cls, reader: Reader) -> _Files:
+        directory, architecture = reader.directory, reader.manifest.architecture
+        config = parse_config(architecture)
+        tokenizer = Tokenizer.parse(_needed(reader, TOKENIZER), str(directory / TOKENIZER))
+        defaults = Defaults()
+        if GENERATION in reader.manifest.extras:
+            where = str(directory / GENERATION)
+            defaults = Defaults.parse(reader.extra(GENERATION), where, vocab=config.vocab_size)
+        inventory = take_inventory(reader.manifest, config)
+        return cls(inventory, tokenizer, defaults, _template(reader))
+
+    def model(self, decoder: Decoder) -> Model:
+        return Model(decoder, self.tokenizer, self.defaults, self.template)
+
+
+@asynccontextmanager
+async def arriving_model(directory: Path) -> AsyncIterator[tuple[Model, Load]]:
+    """A model that may run at once: each layer waits for its weights, which ``load`` brings.
+
+    No step may be running when the block ends.
     """
+    files = await asyncio.to_thread(_read_files, directory)
+    manifest = files.inventory.manifest
+    num_bytes = sum(-(-run.num_bytes // _PAGE) * _PAGE for run in plan_load(manifest).runs)
+    async with AsyncExitStack() as held:
+        # Not locked: pages that nothing is read into, since the page cache has it, cost nothing.
+        arena = Arena("weights", HostMemory(num_bytes, lock=False))
+        held.callback(arena.close)
+        host = HostTier(arena)
+        held.callback(host.clear)
+        disk = DiskReader(threads=READERS)
+        held.callback(disk.close)
+        loading = Loader(host, disk).load(manifest, [LocalSource(directory)])
+        load = await held.enter_async_context(loading)
+        decoder = await held.enter_async_context(arriving_decoder(load, files.inventory))
+        yield files.model(decoder), load
+
+
+def load_model(directory: Path) -> Iterator[Progress | Model]:
+    """All at once, for tools and tests: progress, then the model."""
+    with _opened(directory) as reader:
+        files = _Files.read(reader)
+        for step in load_decoder(reader, files.inventory.config):
+            yield files.model(step) if isinstance(step, Decoder) else step
+
+
+def _read_files(directory: Path) -> _Files:
+    with _opened(directory) as reader:
+        return _Files.read(reader)
+
+
+def _opened(directory: Path) -> Reader:
     if not directory.is_dir():
         raise ModelNotFound(
             f"there is no directory {directory}",
             where=str(directory),
             remedy="mount it, or correct the model's source",
         )
-    with open_checkpoint(directory) as reader:
-        config = parse_config(reader.manifest.architecture)
-        tokenizer = Tokenizer.parse(_needed(reader, TOKENIZER), str(directory / TOKENIZER))
-        defaults = Defaults()
-        if GENERATION in reader.manifest.extras:
-            where = str(directory / GENERATION)
-            defaults = Defaults.parse(reader.extra(GENERATION), where, vocab=config.vocab_size)
-        template = _template(reader)
-        for step in load_decoder(reader, config):
-            if isinstance(step, Decoder):
-                yield Model(step, tokenizer, defaults, template)
-            else:
-                yield step
+    return open_checkpoint(directory)
 
 
 def _template(reader: Reader) -> ChatTemplate | None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from lite_llm.contracts import ModelRef, ModelState
-from lite_llm.contracts.errors import InvalidRequest, NoAgent
-from lite_llm.engine.compute_thread import ComputeThread, Job
+from lite_llm.contracts.errors import Cancelled, InvalidRequest, NoAgent
+from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.engine import Answering
-from lite_llm.engine.model import Model, load_model
+from lite_llm.engine.model import arriving_model
 from lite_llm.engine.served import Served, ServingSettings
-from lite_llm.models import Progress
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
+from lite_llm.tiers import LoadProgress
 from lite_llm.wire import ref_from_proto, ref_to_proto
 from lite_llm.wire.values import state_to_proto
 
@@ -46,18 +46,12 @@ class WorkerService(AgentServicer):
         if self._ref is not None:
             raise InvalidRequest(f"this worker holds {self._ref}", where="model")
         self._ref = ref = ref_from_proto(request.spec.ref)
-        job = self._compute.submit(self._loading(Path(request.spec.source.uri)))
-        _cancel_at_end(job, context)
         try:
-            async for step in job:
-                if isinstance(step, Model):
-                    began = time.monotonic()
-                    self._served = await self._serving(step, str(ref))
-                    progress = _initialising(ModelState.ACTIVE, time.monotonic() - began)
-                else:
-                    progress = step
-                progress.model.CopyFrom(ref_to_proto(ref))
-                yield progress
+            loading = self._loading(Path(request.spec.source.uri), str(ref))
+            async with contextlib.aclosing(loading) as steps:
+                async for progress in steps:
+                    progress.model.CopyFrom(ref_to_proto(ref))
+                    yield progress
         finally:
             if self._served is None:
                 self._ref = None
@@ -110,21 +104,29 @@ class WorkerService(AgentServicer):
             raise NoAgent("the model is not loaded yet", where=str(self._ref), retry_after=1.0)
         return self._served
 
-    async def _serving(self, model: Model, name: str) -> Served:
-        served = Served(model, self._settings, self._compute, name)
-        await self._closing.enter_async_context(served)
-        await served.warm_up()
-        return served
-
-    def _loading(self, directory: Path) -> Iterator[generate_pb2.LoadProgress | Model]:
-        clock, began = time.monotonic, time.monotonic()
-        for step in load_model(directory):
-            if isinstance(step, Progress):
-                yield _reading(step, clock() - began)
-                continue
-            log.info("weights read", model=str(self._ref), seconds=clock() - began)
+    async def _loading(
+        self, directory: Path, name: str
+    ) -> AsyncGenerator[generate_pb2.LoadProgress]:
+        began = time.monotonic()
+        async with contextlib.AsyncExitStack() as held:
+            model, load = await held.enter_async_context(arriving_model(directory))
+            served = Served(model, self._settings, self._compute, name)
+            await held.enter_async_context(served)
+            # First of all at the end: a step that waits for a layer must not wait for ever.
+            held.callback(model.decoder.weights.fail, Cancelled("the load was given up"))
+            # While weights arrive: the first layer computes before the last one is here.
+            warming = asyncio.create_task(served.warm_up())
+            held.callback(warming.cancel)
+            async for progress in load.progress():
+                yield _reading(progress, time.monotonic() - began)
+            await load.done()
+            log.info("weights read", model=name, seconds=time.monotonic() - began)
+            began = time.monotonic()
             yield _initialising(ModelState.WARM, 0.0)
-            yield step
+            await warming
+            self._served = served
+            self._closing.push_async_exit(held.pop_all())
+        yield _initialising(ModelState.ACTIVE, time.monotonic() - began)
 
     async def __aenter__(self) -> WorkerService:
         return self
@@ -133,11 +135,11 @@ class WorkerService(AgentServicer):
         await self._closing.aclose()
 
 
-def _cancel_at_end(work: Job[Any] | Answering, context: _ServicerContext) -> None:
+def _cancel_at_end(answering: Answering, context: _ServicerContext) -> None:
     """Also when the client disappears while a message to it is on its way."""
 
     def done(_: object) -> None:
-        work.cancel()
+        answering.cancel()
 
     context.add_done_callback(done)  # type: ignore[arg-type]  # the stub's class is no protocol
 
@@ -163,7 +165,7 @@ async def _cancel_when_asked(
                 return
 
 
-def _reading(progress: Progress, seconds: float) -> generate_pb2.LoadProgress:
+def _reading(progress: LoadProgress, seconds: float) -> generate_pb2.LoadProgress:
     left = progress.total_bytes - progress.done_bytes
     return generate_pb2.LoadProgress(
         phase=generate_pb2.LOAD_PHASE_READ,
