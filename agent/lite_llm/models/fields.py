@@ -10,7 +10,8 @@ from lite_llm.contracts.errors import Corrupt, Unsupported
 
 _IGNORED: Final = frozenset(
     {
-        *("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "initializer_range"),
+        *("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        *("initializer_range", "tokenizer_class"),
         *("bos_token_id", "pad_token_id", "sep_token_id", "use_cache", "auto_map"),
         *("transformers_version", "transformers.js_config", "pretraining_tp"),
         *("is_llama_config", "unsloth_fixed", "unsloth_version"),

@@ -127,7 +127,7 @@ def one_thread() -> None:
     set_threads(1)
 
 
-@pytest.fixture(name="run")
+@pytest.fixture(scope="session", name="run")
 def run_fixture() -> Callable[..., list[Tensor]]:
     return run
 

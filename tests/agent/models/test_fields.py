@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
@@ -19,6 +19,7 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
+@settings(max_examples=60)
 def test_a_value_is_of_its_type_or_refused_by_name(value: Any) -> None:
     fields = Fields({"x": value})
     readers: dict[str, Callable[[], object]] = {
@@ -47,6 +48,7 @@ def test_a_value_is_of_its_type_or_refused_by_name(value: Any) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=8), ANYTHING, max_size=6))
+@settings(max_examples=60)
 def test_every_field_is_read_or_harmless_or_refused(values: dict[str, Any]) -> None:
     fields = Fields(values)
     read = list(values)[::2]
