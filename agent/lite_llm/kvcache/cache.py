@@ -112,7 +112,8 @@ class KvCache:
 
     def peak_pages(self, predictions: Sequence[Prediction]) -> int:
         """The most pages that the sequences running now, and those to be admitted, will hold at
-        once, if they end as predicted: compare with :attr:`num_pages`."""
+        once, if they end as predicted: compare with :attr:`num_pages`. While a long part of a
+        prompt is computed, groups with a window hold more for that step."""
         return peak_pages(
             predictions,
             windows=[group.window for group in self.groups],
@@ -132,7 +133,7 @@ class KvCache:
         host memory or on disk is on its way when this returns, and takes room on the device.
         """
         sequence = CachedSequence(self, salt)
-        self._claim(sequence, tokens)
+        self._claim(sequence, tokens, self._find(tokens, salt))
         self.add(sequence)
         return sequence
 
@@ -233,8 +234,9 @@ class KvCache:
 
     def catch_up(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
         """Claim again, if others have computed more of ``tokens`` meanwhile."""
-        if self.num_cached(tokens, salt=sequence.salt) > sequence.num_computed:
-            self._claim(sequence, tokens)
+        nodes = self._find(tokens, sequence.salt)
+        if len(nodes) * self.page_tokens > sequence.num_computed:
+            self._claim(sequence, tokens, nodes)
 
     def is_ready(self, sequence: CachedSequence) -> bool:
         """Whether nothing of it is still being read from disk."""
@@ -259,8 +261,9 @@ class KvCache:
         )
         return nodes[:length]
 
-    def _claim(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
-        nodes = self._find(tokens, sequence.salt)
+    def _claim(
+        self, sequence: CachedSequence, tokens: Sequence[int], nodes: Sequence[Node]
+    ) -> None:
         pages: list[list[Page | None]] = []
         for group, seen in enumerate(self._num_seen):
             begin = 0 if seen is None else max(0, len(nodes) - seen)
@@ -281,7 +284,7 @@ class KvCache:
         for sequence, tokens in list(self._waiting.items()):
             held = sequence.held()
             if any(page.is_lost for page in held):
-                self._claim(sequence, tokens)
+                self._claim(sequence, tokens, self._find(tokens, sequence.salt))
             elif not any(page.is_arriving for page in held):
                 del self._waiting[sequence]
 

@@ -185,12 +185,16 @@ class CachedSequence:
             return
         if self._is_swapped_out:
             self._set_swapped_out(False)
-        self._ledger.let_go(self.held())
+        pages = self.held()
+        self._ledger.let_go(pages)
         self._is_released = True
         self._num_writable = -1
         self.pages = [[] for _ in self._windows]
         self._tip = None
         self._cache.remove(self)
+        # What only those swapped out still hold has no business on the device. If the host has no
+        # room it stays, and they come back the cheaper.
+        self._cache.bring([p for p in pages if p.holders and p.holders == p.num_out], Place.HOST)
 
     def held(self) -> list[Page]:
         """The pages that it holds."""

@@ -115,6 +115,20 @@ def test_what_others_read_stays_until_all_of_them_are_out(toy: Toy) -> None:
         cache.check()
 
 
+def test_what_only_those_swapped_out_hold_leaves_with_the_last_resident(toy: Toy) -> None:
+    tokens = list(range(20))
+    with cache_of(toy, 8, host=8) as cache:
+        parent = toy.prefill(cache, tokens[:18])
+        child = parent.fork()
+        assert child.swap_out()
+        parent.release()
+        assert cache.num_free_pages == 8
+        cache.check()
+        assert child.swap_in()
+        assert child.reserve(2)
+        toy.compute(cache, [(child, tokens, 2)])
+
+
 def test_a_prefix_of_one_swapped_out_is_found(toy: Toy) -> None:
     tokens = list(range(24))
     with cache_of(toy, 12, host=12) as cache:
