@@ -157,7 +157,7 @@ class KvCache:
         used = (-(-(begins + counts) // self.page_tokens)).tolist()
         per_layer: dict[int, LayerPages] = {}
         for index, group in enumerate(self.groups):
-            table_SN = np.zeros((len(parts), max(used, default=0)), dtype=np.int32)
+            table_SN = np.zeros((len(parts), max(used, default=1)), dtype=np.int32)
             for row, (sequence, _) in enumerate(parts):
                 table_SN[row, : used[row]] = sequence.tables[index][: used[row]]
             self._mover.wait(table_SN.reshape(-1))

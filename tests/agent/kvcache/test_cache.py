@@ -274,3 +274,9 @@ def test_kernels_attend_over_strided_pages(toy: Toy) -> None:
             mean = sign * sum(seen) / (len(seen) + 1)
             out = attend(queries, pages, scale=1.0, window=layer.window)
             torch.testing.assert_close(out, torch.full_like(out, mean))
+
+
+def test_a_batch_of_nobody(toy: Toy) -> None:
+    with KvCache(toy.mixed, device_bytes=ROOMY, page_tokens=4) as cache:
+        toy.compute(cache, [])
+        toy.compute(cache, [(cache.sequence([1], salt=b""), [1], 0)])
