@@ -50,26 +50,19 @@ def attend(
     chunks = -(-shared // chunk_heads)
     lines = chunk_heads * (1 if length == len(tiles) else TILE_ROWS)
     nbytes = paged_attention.scratch_bytes(lines, key_size, value_size)
-    in_keys = values.data_ptr() == keys.data_ptr()
+    keys_at, values_at = kv.layouts
     table = table_of(
         [
+            *keys_at,
+            *values_at,
+            *rows.layout,
             *layout(queries_THC, 0, 1),
             KINDS[queries_THC.dtype],
-            *layout(keys, 0, 1, 2),
-            *layout(values, 0, 1, 2),
-            KINDS[keys.dtype],
-            key_size,
-            value_size,
-            kv.page_tokens,
-            rows.sequence_T.data_ptr(),
-            rows.position_T.data_ptr(),
-            *layout(rows.pages_SN, 0),
-            tiles.data_ptr(),
+            *layout(out_THE, 0, 1),
             groups,
             chunks,
             chunk_heads,
             shared,
-            *layout(out_THE, 0, 1),
             float_bits(scale),
             float_bits(softcap or 0.0),
             window or 0,
@@ -77,7 +70,7 @@ def attend(
             0 if sinks_H is None else KINDS[sinks_H.dtype],
             scratch(nbytes),
             nbytes,
-            int(in_keys),
+            keys_at[0] == values_at[0],
         ]
     )
     seen = rows.pages_SN.shape[1] * kv.page_tokens

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lite_llm.kernels import products
 from lite_llm.kernels.threads import get_threads, scratch, table_of
-from lite_llm.kernels.vector import KINDS, LANES
+from lite_llm.kernels.vector import KINDS
 
 _PACKED_NUMBERS = 1 << 15
 """Numbers of x that one task packs."""
@@ -27,12 +27,11 @@ def linear(
 
     A row's bits depend on that row and the weights alone. x, weight and bias may differ in dtype.
     """
-    out_dtype = out_dtype or x_TK.dtype
-    if not (weight_NK.dtype in KINDS and x_TK.dtype in KINDS and x_TK.device.type == "cpu"):
+    if weight_NK.dtype not in KINDS or not _is_ours(x_TK):
         y_TN = functional.linear(x_TK, weight_NK, bias_N)
-        return y_TN.to(out_dtype)
+        return y_TN if out_dtype is None else y_TN.to(out_dtype)
     biases = None if bias_N is None else (bias_N,)
-    return _multiply(x_TK, (weight_NK,), (x_TK.shape[0],), biases, out_dtype)
+    return _multiply(x_TK, (weight_NK,), None, biases, out_dtype)
 
 
 def grouped_linear(
@@ -49,7 +48,7 @@ def grouped_linear(
     """
     if sum(counts) != x_SK.shape[0]:
         raise ValueError(f"counts add up to {sum(counts)}, not to the {x_SK.shape[0]} rows")
-    if not (x_SK.dtype in KINDS and x_SK.device.type == "cpu"):
+    if not _is_ours(x_SK):
         parts = torch.split(x_SK, list(counts))
         return torch.cat(
             [
@@ -57,81 +56,104 @@ def grouped_linear(
                 for index, (part, weight) in enumerate(zip(parts, weights_NK, strict=True))
             ]
         )
-    return _multiply(x_SK, weights_NK, counts, biases_N, x_SK.dtype)
+    return _multiply(x_SK, weights_NK, counts, biases_N, None)
+
+
+def _is_ours(x: Tensor) -> bool:
+    return x.dtype in KINDS and x.is_cpu
 
 
 def _multiply(
     x_SK: Tensor,
     weights_NK: Sequence[Tensor],
-    counts: Sequence[int],
+    counts: Sequence[int] | None,
     biases_N: Sequence[Tensor] | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     rows, inputs = x_SK.shape
-    outputs = weights_NK[0].shape[0]
-    if weights_NK[0].shape[1] != inputs:
-        raise ValueError(f"rows of {inputs} don't fit weights of {tuple(weights_NK[0].shape)}")
-    y_SN = x_SK.new_empty((rows, outputs), dtype=out_dtype)
+    weight_NK = weights_NK[0]
+    outputs, wanted = weight_NK.shape
+    if wanted != inputs:
+        raise ValueError(f"rows of {inputs} don't fit weights of {tuple(weight_NK.shape)}")
+    if out_dtype is None or out_dtype is x_SK.dtype:
+        y_SN = x_SK.new_empty((rows, outputs))
+    else:
+        y_SN = x_SK.new_empty((rows, outputs), dtype=out_dtype)
     if rows == 0 or outputs == 0:
         return y_SN
     if inputs > 1 and x_SK.stride(1) != 1:
         x_SK = x_SK.contiguous()
-    if inputs > 1 and weights_NK[0].stride(1) != 1:
+    if inputs > 1 and weight_NK.stride(1) != 1:
         weights_NK = [weight.contiguous() for weight in weights_NK]
+        weight_NK = weights_NK[0]
     kind = KINDS[x_SK.dtype]
-    if rows == 1 and x_SK.dtype is torch.float32 and inputs % LANES == 0:
-        packed = x_SK
+    nbytes = products.SCRATCH
+    packed = None
+    if rows > 1:
+        packed = _pack(x_SK)
     else:
-        blocks = -(-inputs // products.BLOCK)
-        packed = torch.empty(blocks * rows * products.BLOCK)
-        chunk = max(1, _PACKED_NUMBERS // inputs)
-        products.pack.run(
-            -(-rows // chunk),
-            rows * inputs,
-            x_SK.data_ptr(),
-            x_SK.stride(0) * x_SK.element_size(),
-            kind,
-            inputs,
-            rows,
-            packed.data_ptr(),
-            chunk,
-        )
-    pieces, table = _pieces(weights_NK, counts, biases_N)
+        nbytes += 4 * inputs + 64
+    pieces, table = _pieces(rows, weights_NK, counts, biases_N)
     # Fewer outputs a task where there is little work to share out.
-    width = products.PANEL_OUTPUTS
-    while width > 8 and pieces * -(-outputs // width) < 4 * get_threads():
+    width, threads = products.PANEL_OUTPUTS, get_threads()
+    while width > 8 and threads > 1 and pieces * outputs < 4 * threads * width:
         width //= 2
     products.multiply.run(
         pieces * -(-outputs // width),
         rows * inputs * outputs,
-        packed.data_ptr(),
+        0 if packed is None else packed.data_ptr(),
         rows,
         inputs,
         outputs,
-        KINDS[weights_NK[0].dtype],
-        weights_NK[0].stride(0) * weights_NK[0].element_size(),
+        KINDS[weight_NK.dtype],
+        weight_NK.stride(0) * weight_NK.itemsize,
         y_SN.data_ptr(),
-        outputs * y_SN.element_size(),
-        KINDS[out_dtype],
+        outputs * y_SN.itemsize,
+        KINDS[y_SN.dtype],
         0 if biases_N is None else KINDS[biases_N[0].dtype],
-        scratch(products.SCRATCH),
+        scratch(nbytes),
         width,
         table,
-        weights_NK[0].data_ptr(),
+        weight_NK.data_ptr(),
         0 if biases_N is None else biases_N[0].data_ptr(),
+        x_SK.data_ptr(),
+        kind,
+        nbytes,
     )
     return y_SN
 
 
+def _pack(x_SK: Tensor) -> Tensor:
+    rows, inputs = x_SK.shape
+    blocks = -(-inputs // products.BLOCK)
+    packed = torch.empty(blocks * rows * products.BLOCK)
+    chunk = max(1, _PACKED_NUMBERS // inputs)
+    products.pack.run(
+        -(-rows // chunk),
+        rows * inputs,
+        x_SK.data_ptr(),
+        x_SK.stride(0) * x_SK.itemsize,
+        KINDS[x_SK.dtype],
+        inputs,
+        rows,
+        packed.data_ptr(),
+        chunk,
+    )
+    return packed
+
+
 def _pieces(
-    weights_NK: Sequence[Tensor], counts: Sequence[int], biases_N: Sequence[Tensor] | None
+    rows: int,
+    weights_NK: Sequence[Tensor],
+    counts: Sequence[int] | None,
+    biases_N: Sequence[Tensor] | None,
 ) -> tuple[int, int]:
     """Into how many pieces the rows are cut, and the address of the table that lists them.
 
     One weight needs no table.
     """
-    if len(counts) == 1:
-        return -(-counts[0] // products.PANEL_ROWS), 0
+    if counts is None:
+        return -(-rows // products.PANEL_ROWS), 0
     entries: list[int] = []
     first = 0
     for index, (weight_NK, count) in enumerate(zip(weights_NK, counts, strict=True)):

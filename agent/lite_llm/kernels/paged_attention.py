@@ -88,47 +88,58 @@ def _mix(scores, lines, spans, values, stride, sums, width):  # type: ignore[no-
 
 def _attend(arguments, worker, task):  # type: ignore[no-untyped-def]
     table = word(arguments, 0)
-    query, query_row, query_head, query_kind = (
+    keys, key_page, key_head, key_slot, kind, slots, key_size = (
         word(table, 0),
         word(table, 1),
         word(table, 2),
         word(table, 3),
-    )
-    keys, key_page, key_head, key_slot = (
         word(table, 4),
         word(table, 5),
         word(table, 6),
-        word(table, 7),
     )
-    values, value_page, value_head, value_slot = (
+    values, value_page, value_head, value_slot, value_size = (
+        word(table, 7),
         word(table, 8),
         word(table, 9),
         word(table, 10),
-        word(table, 11),
-    )
-    kind, key_size, value_size, slots = (
-        word(table, 12),
         word(table, 13),
+    )
+    sequences, positions, pages, pages_row, tiles = (
         word(table, 14),
         word(table, 15),
-    )
-    sequences, positions, pages, pages_row = (
         word(table, 16),
         word(table, 17),
         word(table, 18),
-        word(table, 19),
     )
-    tiles, groups, chunks, chunk_heads, shared = (
+    query, query_row, query_head, query_kind = (
+        word(table, 19),
         word(table, 20),
         word(table, 21),
         word(table, 22),
+    )
+    out, out_row, out_head = (
         word(table, 23),
         word(table, 24),
+        word(table, 25),
     )
-    out, out_row, out_head = word(table, 25), word(table, 26), word(table, 27)
-    scale, cap = load_float32(table + 8 * 28), load_float32(table + 8 * 29)
-    window, sinks, sinks_kind = word(table, 30), word(table, 31), word(table, 32)
-    scratch, scratch_bytes, values_in_keys = word(table, 33), word(table, 34), word(table, 35)
+    groups, chunks, chunk_heads, shared = (
+        word(table, 26),
+        word(table, 27),
+        word(table, 28),
+        word(table, 29),
+    )
+    scale, cap, window, sinks, sinks_kind = (
+        load_float32(table + 8 * 30),
+        load_float32(table + 8 * 31),
+        word(table, 32),
+        word(table, 33),
+        word(table, 34),
+    )
+    scratch, scratch_bytes, values_in_keys = (
+        word(table, 35),
+        word(table, 36),
+        word(table, 37),
+    )
 
     tile = task // (groups * chunks)
     group = task // chunks % groups

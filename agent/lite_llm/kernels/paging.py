@@ -29,6 +29,15 @@ class PagedKv:
     values_PGBE: Tensor
     """Where values are the first E dimensions of keys (latent attention), a view of the keys."""
 
+    @cached_property
+    def layouts(self) -> tuple[list[int], list[int]]:
+        """For kernels, of keys and of values: address, strides in bytes, kind, tokens, size."""
+        keys, values = (
+            [*layout(pool, 0, 1, 2), KINDS[pool.dtype], self.page_tokens, pool.shape[3]]
+            for pool in (self.keys_PGBC, self.values_PGBE)
+        )
+        return keys, values
+
     @property
     def page_tokens(self) -> int:
         """B, the tokens that a page holds."""
@@ -46,6 +55,21 @@ class Rows:
     pages_SN: Tensor
     """int32: page ``n`` of a sequence holds positions ``n * B`` to ``(n + 1) * B - 1``. Entries
     that no row attends to (behind the end, or before a sliding window) may be anything."""
+
+    @cached_property
+    def layout(self) -> list[int]:
+        """For kernels: where sequences, positions, pages (and a sequence's stride) are, and tiles.
+
+        :raises ValueError: a tensor is not int32, or not in rows.
+        """
+        parts = (self.sequence_T, self.position_T, self.pages_SN)
+        if any(
+            part.dtype is not torch.int32 or (part.shape[-1] > 1 and part.stride(-1) != 1)
+            for part in parts
+        ):
+            raise ValueError("rows and pages are contiguous int32")
+        positions = [self.sequence_T.data_ptr(), self.position_T.data_ptr()]
+        return [*positions, *layout(self.pages_SN, 0), self.tiles_X2.data_ptr()]
 
     @cached_property
     def tiles_X2(self) -> Tensor:
@@ -71,14 +95,15 @@ class LayerPages:
 
 def store(pages: LayerPages, keys_TGC: Tensor, values_TGE: Tensor | None) -> None:
     """Write each row's key and value to its place; ``None`` where values lie within keys."""
-    _store(pages, pages.kv.keys_PGBC, keys_TGC)
+    _store(pages, 0, pages.kv.keys_PGBC, keys_TGC)
     if values_TGE is not None:
-        _store(pages, pages.kv.values_PGBE, values_TGE)
+        _store(pages, 1, pages.kv.values_PGBE, values_TGE)
 
 
-def _store(pages: LayerPages, pool_PGBC: Tensor, x_TGC: Tensor) -> None:
-    rows, slots = pages.rows, pages.kv.page_tokens
+def _store(pages: LayerPages, which: int, pool_PGBC: Tensor, x_TGC: Tensor) -> None:
+    rows = pages.rows
     if not (x_TGC.is_cpu and x_TGC.dtype in KINDS and pool_PGBC.dtype in KINDS):
+        slots = pages.kv.page_tokens
         position_T = rows.position_T.long()
         page_T = rows.pages_SN[rows.sequence_T.long(), position_T // slots].long()
         pool_PGBC[page_T, :, position_T % slots] = x_TGC.to(pool_PGBC.dtype)
@@ -87,24 +112,13 @@ def _store(pages: LayerPages, pool_PGBC: Tensor, x_TGC: Tensor) -> None:
         x_TGC = x_TGC.contiguous()
     length, heads, size = x_TGC.shape
     chunk = chunk_rows(length, heads * size)
-    table = table_of(
-        [
-            *layout(pool_PGBC, 0, 1, 2),
-            KINDS[pool_PGBC.dtype],
-            slots,
-            rows.sequence_T.data_ptr(),
-            rows.position_T.data_ptr(),
-            *layout(rows.pages_SN, 0),
-            length,
-            chunk,
-        ]
-    )
     rowwise.store.run(
         -(-length // chunk),
-        x_TGC.numel(),
+        length * heads * size,
         *layout(x_TGC, 0, 1),
         KINDS[x_TGC.dtype],
         heads,
-        size,
-        table,
+        length,
+        chunk,
+        table_of(pages.kv.layouts[which] + rows.layout),
     )

@@ -106,7 +106,7 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
         word(arguments, 9),
     )
     scratch, width, table = word(arguments, 10), word(arguments, 11), word(arguments, 12)
-    weight, bias = word(arguments, 13), word(arguments, 14)
+    weight, bias, scratch_bytes = word(arguments, 13), word(arguments, 14), word(arguments, 17)
     blocks = -(-outputs // width)
     piece, n0 = task // blocks, task % blocks * width
     first, rows = piece * PANEL_ROWS, min(PANEL_ROWS, all_rows - piece * PANEL_ROWS)
@@ -115,8 +115,12 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
         weight, bias, first, rows = word(entry, 0), word(entry, 1), word(entry, 2), word(entry, 3)
     columns = min(width, outputs - n0)
     weight += n0 * w_stride
-    sums = scratch + worker * SCRATCH
+    sums = scratch + worker * scratch_bytes
     panel = sums + 4 * PANEL_ROWS * PANEL_OUTPUTS
+    if packed == 0:
+        # The one row there is: its blocks lie side by side already, but for the widening.
+        packed = panel + 4 * PANEL_OUTPUTS * BLOCK
+        widen(word(arguments, 15), word(arguments, 16), inputs, packed)
     clear(sums, rows * PANEL_OUTPUTS)
     if rows <= DIRECT_ROWS:
         step = 4 if rows == 1 else 2
@@ -165,5 +169,5 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
 
 
 SCRATCH = 4 * (PANEL_ROWS * PANEL_OUTPUTS + PANEL_OUTPUTS * BLOCK)
-"""Bytes that each worker of ``multiply`` needs."""
+"""Bytes that each worker of ``multiply`` needs, before those of a single row."""
 pack, multiply = Kernel(_pack), Kernel(_multiply)

@@ -173,30 +173,30 @@ def _soften(arguments, worker, task):  # type: ignore[no-untyped-def]
 
 
 def _store(arguments, worker, task):  # type: ignore[no-untyped-def]
-    x, row_stride, head_stride, kind, heads, size = (
+    x, row_stride, head_stride, kind, heads, rows, chunk = (
         word(arguments, 0),
         word(arguments, 1),
         word(arguments, 2),
         word(arguments, 3),
         word(arguments, 4),
         word(arguments, 5),
+        word(arguments, 6),
     )
-    table = word(arguments, 6)
-    pool, page_stride, pool_head, pool_slot, pool_kind, slots = (
+    table = word(arguments, 7)
+    pool, page_stride, pool_head, pool_slot, pool_kind, slots, size = (
         word(table, 0),
         word(table, 1),
         word(table, 2),
         word(table, 3),
         word(table, 4),
         word(table, 5),
-    )
-    sequences, positions, pages, pages_row, rows, chunk = (
         word(table, 6),
+    )
+    sequences, positions, pages, pages_row = (
         word(table, 7),
         word(table, 8),
         word(table, 9),
         word(table, 10),
-        word(table, 11),
     )
     for row in range(task * chunk, min(rows, (task + 1) * chunk)):
         position = half_word(positions, row)

@@ -22,7 +22,7 @@ from numba.core import types
 from lite_llm.kernels import cache
 from lite_llm.kernels.vector import call, fetch_add, word, words
 
-SLOTS = 15
+SLOTS = 18
 _TASKS, _NEXT, _WORKERS, _KERNEL, _HEADER = 0, 1, 2, 3, 4
 _enter, _start, _start_team = call(3), call(1), call(4)
 _job = words(_HEADER + SLOTS)
@@ -129,9 +129,9 @@ def _work(job: int) -> None:
 
 
 def _launch(  # type: ignore[no-untyped-def]
-    kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p
+    kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s
 ):
-    job = _job(tasks, 0, 0, kernel, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p)
+    job = _job(tasks, 0, 0, kernel, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s)
     if team == 0 or threads == 1 or tasks <= 1:
         _start(work, job)
     else:

@@ -87,7 +87,8 @@ class Conversations:
         if sinks_H is not None:
             sinks = sinks_H.double()[:, None, None].expand(-1, length, 1)
             scores = torch.cat((scores, sinks), -1)
-        return (scores.softmax(-1)[..., :length] @ values).transpose(0, 1)
+        mixed: Tensor = scores.softmax(-1)[..., :length] @ values
+        return mixed.transpose(0, 1)
 
 
 @pytest.mark.parametrize(

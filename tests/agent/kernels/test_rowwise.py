@@ -73,12 +73,12 @@ def test_gates(dtype: torch.dtype, activation: Activation) -> None:
     both = normal(9, 2 * 45, dtype=dtype)
     both[0, :8] = torch.tensor([0.0, -0.0, math.inf, -20, 20, 1e-3, 60, -60]).to(dtype)
     gate, up = both[:, :45], both[:, 45:]
-    formula = {
+    formulas: dict[Activation, Callable[[Tensor], Tensor]] = {
         Activation.SILU: functional.silu,
         Activation.GELU: functional.gelu,
         Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
-    }[activation]
-    exact = formula(gate.double()) * up.double()
+    }
+    exact = formulas[activation](gate.double()) * up.double()
     finite = exact.isfinite()
     result = gated(gate, up, activation)
     # Two roundings, hence twice the unit.
