@@ -101,7 +101,7 @@ async def _in_thread(work: Callable[..., Result], *arguments: object) -> Result:
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
-        await asyncio.wait([job])
+        await asyncio.gather(job, return_exceptions=True)
         raise
 
 
