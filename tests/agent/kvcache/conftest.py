@@ -47,7 +47,7 @@ class Toy:
             at = list(
                 zip(pages.rows.sequence_T.tolist(), pages.rows.position_T.tolist(), strict=True)
             )
-            told_T = torch.tensor([prints[s][p] for s, p in at], dtype=torch.float32)
+            told_T = torch.tensor([prints[s][p] for s, p in at], device=cache.device)
             keys_TGC = told_T[:, None, None].expand(-1, layer.kv_heads, layer.key_dim)
             values_TGE = -told_T[:, None, None].expand(-1, layer.kv_heads, layer.value_dim)
             store(pages, keys_TGC, None if layer.shared else values_TGE)
@@ -62,7 +62,7 @@ class Toy:
     @staticmethod
     def read(pages: LayerPages, sequence: int, begin: int, end: int, shared: bool) -> list[float]:
         """What is remembered of these positions; every element of a token must agree."""
-        at_L, kv = torch.arange(begin, end), pages.kv
+        at_L, kv = torch.arange(begin, end, device=pages.kv.keys_PGBC.device), pages.kv
         page_L = pages.rows.pages_SN[sequence, at_L // kv.page_tokens].long()
         keys_LX = kv.keys_PGBC[page_L, :, at_L % kv.page_tokens].flatten(1)
         values_LX = kv.values_PGBE[page_L, :, at_L % kv.page_tokens].flatten(1)

@@ -79,6 +79,32 @@ def test_slow_disks_mix_nothing_up(
             cache.check()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_every_way_that_a_page_can_go(toy: Toy, tmp_path: Path, device: str) -> None:
+    """Between the device and the host, from either to disk, and back; nothing else has to wait."""
+    prompts = [list(range(at, at + 17)) for at in range(0, 600, 100)]
+    for host in (0, 6):
+        disk = DiskPages(directory=tmp_path, num_bytes=30 * PAGE)
+        with KvCache(
+            toy.dense,
+            device_bytes=5 * PAGE,
+            host_bytes=host * PAGE,
+            disk=disk,
+            page_tokens=4,
+            device=device,
+        ) as cache:
+            for tokens in prompts * 2:
+                sequence = cache.sequence(tokens, salt=b"")
+                while not sequence.is_ready:
+                    sleep(0.001)
+                assert sequence.reserve(17 - sequence.num_computed)
+                toy.compute(cache, [(sequence, tokens, 17 - sequence.num_computed)])
+                assert sequence.swap_out() == bool(host)
+                assert sequence.swap_in()
+                sequence.release()
+                cache.check()
+
+
 def test_closing_leaves_no_thread(toy: Toy, tmp_path: Path) -> None:
     before = threading.active_count()
     disk = DiskPages(directory=tmp_path, num_bytes=9 * PAGE)
