@@ -63,16 +63,16 @@ class TieredGate:
 class TieredRouter:
     """A tiered gate with the seeded order of one layer's tiers, groups and experts."""
 
-    def __init__(self, gate: TieredGate, ties: Ties) -> None:
+    def __init__(self, gate: TieredGate, ties: Ties, device: torch.device | None = None) -> None:
         self.gate = gate
         self._layer = ties.layer
         tiers = gate.tiers
         self._first_expert = (0, *accumulate(tier.experts for tier in tiers))
-        self._tier_ranks_I = ties.ranks(Level.TIER, len(tiers))
-        groups = ties.ranks(Level.GROUP, sum(tier.groups for tier in tiers))
-        experts = ties.ranks(Level.EXPERT, self._first_expert[-1])
-        self._group_ranks = torch.split(groups, [tier.groups for tier in tiers])
-        self._expert_ranks = torch.split(experts, [tier.experts for tier in tiers])
+        self._tier_precedence_I = ties.precedence(Level.TIER, len(tiers), device)
+        groups = ties.precedence(Level.GROUP, sum(tier.groups for tier in tiers), device)
+        experts = ties.precedence(Level.EXPERT, self._first_expert[-1], device)
+        self._group_precedence = torch.split(groups, [tier.groups for tier in tiers])
+        self._expert_precedence = torch.split(experts, [tier.experts for tier in tiers])
 
     def route(self, scores: Sequence[Tensor | None], *, allowed_TI: Tensor | None = None) -> Routed:
         """Choose by each tier's float32 scores ``[T, TierGate.num_scores]``.
@@ -91,7 +91,7 @@ class TieredRouter:
         if allowed_TI is not None:
             tier_scores_TI = tier_scores_TI.masked_fill(~allowed_TI, -torch.inf)
         check_enough(tier_scores_TI.amax(1, keepdim=True), self._layer, "tier")
-        chosen_TJ = top(tier_scores_TI, self._tier_ranks_I, self.gate.top_k_tiers)
+        chosen_TJ = top(tier_scores_TI, self._tier_precedence_I, self.gate.top_k_tiers)
         is_chosen_TI = torch.zeros_like(tier_scores_TI, dtype=torch.bool)
         is_chosen_TI = is_chosen_TI.scatter(1, chosen_TJ, True) & ~tier_scores_TI.isneginf()
         shares_TI = softmax(tier_scores_TI)
@@ -109,13 +109,15 @@ class TieredRouter:
         """The experts that each row uses if it chooses the tier, ascending, and their shares."""
         tier = self.gate.tiers[number]
         _, scores_TG, scores_TE = torch.split(scores, [1, tier.groups, tier.experts], dim=1)
-        groups_TH = top(scores_TG, self._group_ranks[number], tier.top_k_groups).sort(-1).values
+        groups_TH = (
+            top(scores_TG, self._group_precedence[number], tier.top_k_groups).sort(-1).values
+        )
         shares_TH = softmax(scores_TG).gather(1, groups_TH)
-        ranks_THM = self._expert_ranks[number].view(tier.groups, -1)[groups_TH]
+        precedence_THM = self._expert_precedence[number].view(tier.groups, -1)[groups_TH]
         scores_THM = scores_TE.reshape(len(scores), tier.groups, -1).gather(
             1, groups_TH[..., None].expand(-1, -1, tier.experts_per_group)
         )
-        chosen_THN = top(scores_THM, ranks_THM, tier.top_k_experts).sort(-1).values
+        chosen_THN = top(scores_THM, precedence_THM, tier.top_k_experts).sort(-1).values
         shares_THN = softmax(scores_THM).gather(-1, chosen_THN) * shares_TH[..., None]
         experts_THN = groups_TH[..., None] * tier.experts_per_group + chosen_THN
         return experts_THN.flatten(1) + self._first_expert[number], shares_THN.flatten(1)
@@ -133,4 +135,5 @@ class TieredRouter:
         return Routed(
             functional.pad(experts_TC.gather(1, order_TK), (0, missing), value=-1),
             functional.pad(weights_TK, (0, missing)),
+            complete=False,
         )

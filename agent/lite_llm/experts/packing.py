@@ -40,9 +40,11 @@ class Packing:
         """
         if len(self.tokens_S) < self.places_TK.numel():
             out_SD = functional.pad(out_SD, (0, 0, 0, 1))  # a last row of zeros, for places of -1
-        sum_TD = out_SD.new_zeros(len(self.places_TK), out_SD.shape[-1], dtype=torch.float32)
-        for places_T, weights_T in zip(self.places_TK.T, weights_TK.T, strict=True):
-            sum_TD = sum_TD + out_SD[places_T].float() * weights_T[:, None]
+        parts_TKD = out_SD[self.places_TK].float() * weights_TK[..., None]
+        # From zero on, so that an absent expert's zero behind the others changes no bit of a sum.
+        sum_TD = parts_TKD.new_zeros(parts_TKD.shape[0], parts_TKD.shape[2])
+        for part_TD in parts_TKD.unbind(1):
+            sum_TD += part_TD
         return sum_TD.to(dtype)
 
 
@@ -51,8 +53,8 @@ def packing_of(routed: Routed) -> Packing:
     top_k = routed.experts_TK.shape[1]
     experts_F = routed.experts_TK.flatten()
     order_S = experts_F.argsort(stable=True)  # tokens ascend in it, and so within each expert
-    num_absent = int((experts_F < 0).sum())
-    order_S = order_S[num_absent:]
+    if not routed.complete:
+        order_S = order_S[int((experts_F < 0).sum()) :]
     experts, counts = torch.unique_consecutive(experts_F[order_S], return_counts=True)
     places_F = torch.full_like(experts_F, -1)
     places_F[order_S] = torch.arange(len(order_S), device=experts_F.device)

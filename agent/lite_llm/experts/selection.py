@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lite_llm.contracts.errors import Internal, InvalidRequest
-from lite_llm.experts.ties import RANK_BITS
+from lite_llm.experts.ties import PRECEDENCE_BITS
 
 _NAMED_ROWS = 8  # as many as a message is readable with
 
@@ -26,20 +26,17 @@ class TooFewExperts(InvalidRequest):
     rows: tuple[int, ...] = ()
 
 
-def ordered_keys(scores_TE: Tensor, ranks_E: Tensor) -> Tensor:
-    """Unique int64 keys that ascend with float32 scores and, among equals, descend with ranks.
+def top(scores_TE: Tensor, precedence_E: Tensor, k: int) -> Tensor:
+    """The k best of the last dimension, best first: ``[T, K]``, int64. Scores must not be NaN.
 
-    Zeros of either sign are equal. Being unique, they have one greatest set of K in one order,
-    whatever algorithm or device looks for it.
+    Keys are unique int64 that ascend with float32 scores and, among equals, with
+    ``precedence_E`` (:meth:`Ties.precedence`); zeros of either sign are equal. Being unique, they
+    have one greatest set of K in one order, whatever algorithm or device looks for it.
     """
     bits_TE = (scores_TE + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
-    bits_TE = torch.where(bits_TE >= 0, bits_TE, bits_TE ^ 0x7FFFFFFF)
-    return (bits_TE.long() << RANK_BITS) | ((1 << RANK_BITS) - 1 - ranks_E)
-
-
-def top(scores_TE: Tensor, ranks_E: Tensor, k: int) -> Tensor:
-    """The k best of the last dimension, best first: ``[T, K]``, int64. Scores must not be NaN."""
-    return ordered_keys(scores_TE, ranks_E).topk(k, dim=-1).indices
+    ordered_TE = bits_TE ^ (bits_TE >> 31 & 0x7FFFFFFF)  # a negative number's bits descend
+    keys_TE = (ordered_TE.long() << PRECEDENCE_BITS) | precedence_E
+    return keys_TE.topk(k, dim=-1).indices
 
 
 def check_finite(scores_TE: Tensor, layer: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.contracts.tiers import SEED_BITS
 
-RANK_BITS: Final = 20
+PRECEDENCE_BITS: Final = 20
 """Bits of a key behind the score's; so many candidates a gate may have at most, as a power of 2."""
 
 
@@ -48,21 +48,23 @@ class Ties:
         words = routing_seed.to_bytes(SEED_BITS // 8, "little") + layer.to_bytes(8, "little")
         return cls(layer, xxhash.xxh64_intdigest(words))
 
-    def ranks(self, level: Level, count: int) -> Tensor:
-        """Of each candidate its place in the order by (hash, number): ``[E]``, int64.
+    def precedence(self, level: Level, count: int, device: torch.device | None = None) -> Tensor:
+        """Of each candidate a number, greatest for the one that wins ties: ``[E]``, int64.
 
-        Candidates that are added at the end don't change the order of those before them.
+        The order is that of (hash, number), ascending. Candidates that are added at the end don't
+        change it among those before them.
         """
-        if count > 1 << RANK_BITS:
+        if count > 1 << PRECEDENCE_BITS:
             raise InvalidSettings(
                 f"layer {self.layer} has {count} candidates in one gate",
                 where="experts",
-                remedy=f"split them: a gate chooses from at most {1 << RANK_BITS}",
+                remedy=f"split them: a gate chooses from at most {1 << PRECEDENCE_BITS}",
             )
         order = sorted(range(count), key=lambda number: (self._hash(level, number), number))
-        ranks_E = torch.empty(count, dtype=torch.int64)
-        ranks_E[torch.tensor(order, dtype=torch.int64)] = torch.arange(count)
-        return ranks_E
+        precedence_E = torch.empty(count, dtype=torch.int64)
+        last = (1 << PRECEDENCE_BITS) - 1
+        precedence_E[torch.tensor(order, dtype=torch.int64)] = last - torch.arange(count)
+        return precedence_E.to(device)
 
     def _hash(self, level: Level, number: int) -> int:
         words = level.to_bytes(4, "little") + number.to_bytes(8, "little")

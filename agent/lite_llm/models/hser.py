@@ -83,7 +83,8 @@ class TieredMoeBlock:
     ) -> None:
         self._tiers = tuple(pairwise(config.first_experts))
         self._routers_SD = [tensors[_router(number)] for number in range(len(self._tiers))]
-        self._router = TieredRouter(config.gate, Ties.of_layer(config.layer, config.routing_seed))
+        ties = Ties.of_layer(config.layer, config.routing_seed)
+        self._router = TieredRouter(config.gate, ties, self._routers_SD[0].device)
         dtype = self._routers_SD[0].dtype
         self.experts = experts_in_memory(config.layer, experts, config.gating, dtype)
 

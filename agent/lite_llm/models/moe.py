@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lite_llm.contracts.errors import Corrupt
 from lite_llm.contracts.manifest import ExpertRecord
 from lite_llm.experts import (
     Activity,
@@ -127,10 +128,16 @@ class MoeBlock:
         self._router_ED = tensors[f"{config.router}.weight"]
         self._router_bias_E = tensors.get(f"{config.router}.bias")
         self._choice_bias_E = tensors.get(config.choice_bias or "")
+        if self._choice_bias_E is not None and not self._choice_bias_E.isfinite().all():
+            raise Corrupt(
+                f"{config.choice_bias} of layer {config.layer} holds NaN or infinity",
+                where=f"layer {config.layer}",
+                remedy="fetch or convert the checkpoint again",
+            )
         self._shared_gate_1D = tensors.get(config.shared_gate or "")
         self._shared = None if config.shared is None else config.shared.build(tensors)
         ties = Ties.of_layer(config.layer, config.routing_seed)
-        self._router = Router(config.gate, config.experts, ties)
+        self._router = Router(config.gate, config.experts, ties, self._router_ED.device)
         self.experts = experts_in_memory(
             config.layer, experts, config.gating, self._router_ED.dtype
         )

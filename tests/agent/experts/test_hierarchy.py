@@ -28,25 +28,29 @@ def some_scores(rows: int, seed: int, *, step: float = 0.0) -> list[Tensor]:
     return [(one / step).round() * step for one in scores] if step else scores
 
 
-def best(scores: Tensor, ranks: list[int], k: int) -> list[int]:
+def best(scores: Tensor, precedence: list[int], k: int) -> list[int]:
     keys = scores.tolist()
-    return sorted(range(len(keys)), key=lambda number: (-keys[number], ranks[number]))[:k]
+    return sorted(range(len(keys)), key=lambda number: (-keys[number], -precedence[number]))[:k]
 
 
 def expected(gate: TieredGate, scores: list[Tensor], allowed: Tensor) -> dict[int, float]:
     """One row's experts with their weights."""
     tiers = torch.stack([one[0] for one in scores]).masked_fill(~allowed, -torch.inf)
-    tier_ranks = TIES.ranks(Level.TIER, len(gate.tiers)).tolist()
-    group_ranks = TIES.ranks(Level.GROUP, sum(tier.groups for tier in gate.tiers)).tolist()
-    expert_ranks = TIES.ranks(Level.EXPERT, sum(tier.experts for tier in gate.tiers)).tolist()
-    chosen = best(tiers, tier_ranks, min(gate.top_k_tiers, int(allowed.sum())))
+    tier_precedence = TIES.precedence(Level.TIER, len(gate.tiers)).tolist()
+    group_precedence = TIES.precedence(
+        Level.GROUP, sum(tier.groups for tier in gate.tiers)
+    ).tolist()
+    expert_precedence = TIES.precedence(
+        Level.EXPERT, sum(tier.experts for tier in gate.tiers)
+    ).tolist()
+    chosen = best(tiers, tier_precedence, min(gate.top_k_tiers, int(allowed.sum())))
     weights, first_group, first_expert = {}, 0, 0
     for number, tier in enumerate(gate.tiers):
         groups = scores[number][1 : 1 + tier.groups].double()
         experts = scores[number][1 + tier.groups :].view(tier.groups, -1).double()
-        for group in best(groups, group_ranks[first_group:], tier.top_k_groups):
+        for group in best(groups, group_precedence[first_group:], tier.top_k_groups):
             first = first_expert + group * tier.experts_per_group
-            for expert in best(experts[group], expert_ranks[first:], tier.top_k_experts):
+            for expert in best(experts[group], expert_precedence[first:], tier.top_k_experts):
                 share = tiers.double().softmax(0)[number] * groups.softmax(0)[group]
                 weight = share * experts[group].softmax(0)[expert]
                 if number in chosen:

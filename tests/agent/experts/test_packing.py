@@ -16,7 +16,7 @@ def routings(draw: st.DrawFn) -> Routed:
     experts = [sorted(row) + [-1] * (top_k - len(row)) for row in rows]
     experts_TK = torch.tensor(experts, dtype=torch.int64).view(len(rows), top_k)
     weights_TK = torch.rand(experts_TK.shape).masked_fill(experts_TK < 0, 0.0)
-    return Routed(experts_TK, weights_TK)
+    return Routed(experts_TK, weights_TK, complete=bool((experts_TK >= 0).all()))
 
 
 @given(routings())
@@ -69,7 +69,8 @@ def test_sums_are_cast_once() -> None:
 
 
 def test_an_absent_expert_takes_nothing_from_another_row() -> None:
-    routed = Routed(torch.tensor([[1, -1], [1, 3]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    weights_TK = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    routed = Routed(torch.tensor([[1, -1], [1, 3]]), weights_TK, complete=False)
     out_SD = torch.tensor([[1.0], [2.0], [torch.inf]])
     combined_TD = packing_of(routed).combine(out_SD, routed.weights_TK, torch.float32)
     assert combined_TD.tolist() == [[1.0], [torch.inf]]

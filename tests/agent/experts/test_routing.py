@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.experts import (
     Gate,
     GroupScore,
@@ -42,8 +43,8 @@ GATES = {
 
 def best(keys: list[float], level: Level, k: int) -> list[int]:
     """The rule in one line; Python's floats hold a float32 and know no difference of zeros."""
-    ranks = TIES.ranks(level, len(keys)).tolist()
-    return sorted(range(len(keys)), key=lambda number: (-keys[number], ranks[number]))[:k]
+    precedence = TIES.precedence(level, len(keys)).tolist()
+    return sorted(range(len(keys)), key=lambda number: (-keys[number], -precedence[number]))[:k]
 
 
 def expected(
@@ -197,6 +198,15 @@ def test_too_few_allowed_experts_are_refused_with_their_rows(gate: Gate, left: i
     with pytest.raises(TooFewExperts, match=f"needs 2 .* row 1, but only {left} are") as caught:
         Router(gate, 6, TIES).route(torch.zeros(3, 6), allowed_TE=allowed_TE)
     assert caught.value.rows == (1,)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [Gate(top_k=7), Gate(top_k=3, groups=3), Gate(top_k=1, groups=4), Gate(top_k=4, groups=3)],
+)
+def test_a_gate_that_wants_more_than_there_is_is_refused(gate: Gate) -> None:
+    with pytest.raises(InvalidSettings, match="of 6 experts"):
+        Router(gate, 6, TIES)
 
 
 def test_more_experts_than_a_group_has_come_from_several() -> None:

@@ -13,18 +13,20 @@ def test_the_order_is_that_of_the_hashes() -> None:
         xxhash.xxh64_intdigest((1).to_bytes(4, "little") + number.to_bytes(8, "little"), seed=seed)
         for number in range(50)
     ]
-    ranks = Ties.of_layer(3, 7).ranks(Level.GROUP, 50).tolist()
-    assert sorted(range(50), key=hashes.__getitem__) == sorted(range(50), key=ranks.__getitem__)
-    assert sorted(ranks) == list(range(50))
+    precedence = Ties.of_layer(3, 7).precedence(Level.GROUP, 50).tolist()
+    by_precedence = sorted(range(50), key=precedence.__getitem__, reverse=True)
+    assert sorted(range(50), key=hashes.__getitem__) == by_precedence
+    assert sorted(precedence) == list(range((1 << 20) - 50, 1 << 20))
 
 
 def test_the_order_is_part_of_what_a_version_promises() -> None:
-    assert Ties.of_layer(0).ranks(Level.EXPERT, 8).tolist() == [5, 3, 4, 2, 6, 1, 0, 7]
+    order = Ties.of_layer(0).precedence(Level.EXPERT, 8).argsort(descending=True)
+    assert order.tolist() == [6, 5, 3, 1, 2, 0, 4, 7]
 
 
 def test_layers_levels_and_seeds_have_orders_of_their_own() -> None:
     orders = [
-        tuple(Ties.of_layer(layer, seed).ranks(level, 64).tolist())
+        tuple(Ties.of_layer(layer, seed).precedence(level, 64).tolist())
         for layer in (0, 1)
         for seed in (0, 1, 1 << 127)
         for level in Level
@@ -34,7 +36,7 @@ def test_layers_levels_and_seeds_have_orders_of_their_own() -> None:
 
 def test_candidates_that_are_added_change_nothing_among_the_old_ones() -> None:
     ties = Ties.of_layer(5)
-    few, many = ties.ranks(Level.EXPERT, 16), ties.ranks(Level.EXPERT, 40)[:16]
+    few, many = ties.precedence(Level.EXPERT, 16), ties.precedence(Level.EXPERT, 40)[:16]
     assert few.argsort().tolist() == many.argsort().tolist()
 
 
@@ -46,4 +48,4 @@ def test_a_seed_has_128_bits(seed: int) -> None:
 
 def test_a_gate_has_an_end() -> None:
     with pytest.raises(InvalidSettings, match="layer 2 has 1048577 candidates"):
-        Ties.of_layer(2).ranks(Level.EXPERT, (1 << 20) + 1)
+        Ties.of_layer(2).precedence(Level.EXPERT, (1 << 20) + 1)
