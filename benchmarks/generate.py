@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="kept, and used again")
     parser.add_argument("--json", type=Path, help="all times go here")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the children
     batches = [int(batch) for batch in given.batches.split(",")]
     pythons = dict(pair.split("=", 1) for pair in given.python)
     with tempfile.TemporaryDirectory() as temporary:
