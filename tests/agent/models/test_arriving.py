@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lite_llm.checkpoint import open_checkpoint
+from lite_llm.checkpoint import convert, open_checkpoint
 from lite_llm.contracts.errors import Cancelled, LiteLLMError
 from lite_llm.kernels import LayerPages, PagedKv, Rows
 from lite_llm.models import Decoder, arriving_decoder, load_decoder, parse_config, take_inventory
@@ -81,6 +82,37 @@ async def opened(directory: Path, loader: Loader) -> AsyncIterator[tuple[Load, D
 @pytest.mark.parametrize("tied", [False, True])
 async def test_it_is_the_same_model(tmp_path: Path, loader: Loader, tied: bool) -> None:
     directory = tiny_llama(tmp_path, seed=1, shape=Shape(tied=tied), shards=3)
+    async with opened(directory, loader) as (_, decoder):
+        assert torch.equal(await asyncio.to_thread(run, decoder), expected(directory))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+async def test_experts_arrive_with_their_layers(
+    tmp_path: Path,
+    loader: Loader,
+    save_model: Callable[..., tuple[Path, Any]],
+    converted: bool,
+) -> None:
+    from transformers import MixtralConfig
+
+    no_tokens: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=64,
+        **no_tokens,
+    )
+    directory, _ = await asyncio.to_thread(save_model, config)
+    if converted:
+        target = tmp_path / "converted"
+        await asyncio.to_thread(lambda: [*convert(directory, target)])
+        assert torch.equal(expected(target), expected(directory))
+        directory = target
     async with opened(directory, loader) as (_, decoder):
         assert torch.equal(await asyncio.to_thread(run, decoder), expected(directory))
 
