@@ -74,11 +74,13 @@ def shares(running: Sequence[R], *, budget: int, prompt_tokens: int) -> list[Par
     Those with one token to compute come first and all of them: no prompt keeps an answer waiting.
     Prompts then get ``prompt_tokens`` each, in order, and what is left goes to the first again.
     """
-    counts = [int(each.pending == 1) for each in running]
+    pending = [each.pending for each in running]
+    counts = [int(each == 1) for each in pending]
     left = budget - sum(counts)
+    prompts = [place for place, each in enumerate(pending) if each > 1]
     for most in (prompt_tokens, budget):
-        for place, each in enumerate(running):
-            more = max(0, min(each.pending - counts[place], most - counts[place], left))
+        for place in prompts:
+            more = min(pending[place] - counts[place], max(0, most - counts[place]), left)
             counts[place] += more
             left -= more
     return [(each, count) for each, count in zip(running, counts, strict=True) if count]

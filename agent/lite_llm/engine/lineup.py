@@ -83,7 +83,7 @@ class Lineup:
         self.step_tokens = max(self.step_tokens // 2, self._settings.max_sequences)
 
     def _admit(self) -> None:
-        while sum(each.pending for each in self.running) < self.step_tokens:
+        while self.waiting and sum(each.pending for each in self.running) < self.step_tokens:
             readable = [each for each in self.waiting if not each.group.outlet.full]
             if not readable:
                 return

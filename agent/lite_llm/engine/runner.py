@@ -68,9 +68,8 @@ class Runner:
 
     def _forward(self, parts: Many[Part[Sequence]]) -> list[Ready]:
         tokens_T = torch.tensor([token for each, n in parts for token in each.next_tokens(n)])
-        positions_T = torch.cat(
-            [torch.arange(each.num_computed, each.num_computed + n) for each, n in parts]
-        )
+        begins = [(each.num_computed, n) for each, n in parts]
+        positions_T = torch.tensor([at for begin, n in begins for at in range(begin, begin + n)])
         pages = self._kv.batch([(each.kv, n) for each, n in parts if each.kv is not None])
         hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages)
         ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)

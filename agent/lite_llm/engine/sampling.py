@@ -1,4 +1,4 @@
-"""From logits to one token, in double precision and one fixed order. Legend: V vocabulary."""
+"""From logits to one token, added up in double precision and one order. Legend: V vocabulary."""
 
 from __future__ import annotations
 
@@ -110,21 +110,28 @@ def choose(logits_V: Floats, sampling: Sampling, *, position: int) -> int:
     """
     if sampling.greedy:
         return int(logits_V.argmax())
-    logits_V = logits_V.astype(np.float64)
+    tokens = None
+    if sampling.top_k is not None and sampling.top_k < len(logits_V):
+        tokens = np.sort(largest(logits_V, sampling.top_k))  # all that follows is short then
+        logits_V = logits_V[tokens]
     # The largest is taken away first: a tiny temperature must not overflow to infinity.
+    temperature = np.float32(max(sampling.temperature, np.finfo(np.float32).tiny))
     with np.errstate(over="ignore"):
-        weights_V = np.exp((logits_V - logits_V.max()) / sampling.temperature)
-    weights_V[weights_V < sampling.min_p] = 0.0
-    if sampling.top_k is not None and sampling.top_k < len(weights_V):
-        _keep(weights_V, largest(weights_V, sampling.top_k))
+        weights_V = np.exp((logits_V - logits_V.max()).astype(np.float32) / temperature)
+    if sampling.min_p:
+        weights_V[weights_V < sampling.min_p] = 0.0
     if sampling.top_p < 1:
-        _keep(weights_V, _nucleus(weights_V, sampling.top_p))
+        kept = _nucleus(weights_V, sampling.top_p)
+        rest = np.ones(len(weights_V), np.bool_)
+        rest[kept] = False
+        weights_V[rest] = 0.0
     # One after another, by id: numpy's cumsum has no other order, on any number of threads.
-    cumulative_V = weights_V.cumsum()
+    cumulative_V = weights_V.cumsum(dtype=np.float64)
     target = uniform(sampling.seed, position) * cumulative_V[-1]
     # Rounding may put the target on the very end: the last token kept is the answer then.
     last = int(cumulative_V.searchsorted(cumulative_V[-1]))
-    return min(int(cumulative_V.searchsorted(target, side="right")), last)
+    place = min(int(cumulative_V.searchsorted(target, side="right")), last)
+    return place if tokens is None else int(tokens[place])
 
 
 def largest(values_V: Floats, count: int) -> NDArray[np.int64]:
@@ -136,18 +143,12 @@ def largest(values_V: Floats, count: int) -> NDArray[np.int64]:
 
 
 def _nucleus(weights_V: Floats, top_p: float) -> NDArray[np.int64]:
-    total = float(weights_V.cumsum()[-1])
+    total = float(weights_V.cumsum(dtype=np.float64)[-1])
     # What is left out here can't add up to half of what may be missing: it saves a long sort.
     places = np.flatnonzero(weights_V >= total * (1 - top_p) / (2 * len(weights_V)))
     places = places[np.argsort(-weights_V[places], kind="stable")]
-    reached = weights_V[places].cumsum().searchsorted(top_p * total)
+    reached = weights_V[places].cumsum(dtype=np.float64).searchsorted(top_p * total)
     return places[: int(reached) + 1]
-
-
-def _keep(weights_V: Floats, places: NDArray[np.int64]) -> None:
-    kept = weights_V[places]
-    weights_V[:] = 0.0
-    weights_V[places] = kept
 
 
 def _check(field: str, value: float, good: bool, remedy: str) -> None:

@@ -98,3 +98,61 @@ def test_a_training_limit_in_the_file_does_not_cut_prompts(checkpoint: Path) -> 
     limited = Tokenizer.parse(library.to_str().encode(), "tokenizer.json")
     text = "nothing is lost"
     assert limited.encode(text) == Tokenizer.parse(plain, "tokenizer.json").encode(text)
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """As newer models have it, with tokens that end and begin within characters."""
+    # Each byte as the printable character that stands for it; 🦊 is F0 9F A6 8A.
+    table = byte_alphabet()
+    pieces = [*(table[byte] for byte in range(256))]
+    fox = [table[byte] for byte in "🦊".encode()]
+    merged = [fox[0] + fox[1], fox[2] + fox[3], table[ord("a")] + fox[0], fox[3] + table[ord("b")]]
+    merges = [(fox[0], fox[1]), (fox[2], fox[3]), (table[ord("a")], fox[0]), (fox[3], table[98])]
+    vocab = {piece: number for number, piece in enumerate([*pieces, *merged])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.decoder = decoders.ByteLevel()
+    return Tokenizer(tokenizer)
+
+
+def byte_alphabet() -> dict[int, str]:
+    """GPT-2's: printable bytes stand for themselves, the others for characters from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + number) for number, byte in enumerate(others)
+    }
+
+
+A_F0, F0_9F, A6_8A, X8A_B = 258, 256, 257, 259
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pieces"),
+    [
+        ([F0_9F, A6_8A], ["", "🦊"]),
+        ([A_F0, 0x9F, A6_8A], ["", "", "a🦊"]),
+        ([A_F0, 0x9F, 0xA6, X8A_B], ["", "", "", "a🦊b"]),
+        ([F0_9F, 0xA6, X8A_B, 0x63], ["", "", "🦊b", "c"]),
+        ([F0_9F, A6_8A, F0_9F, A6_8A], ["", "🦊", "", "🦊"]),
+    ],
+)
+def test_characters_split_over_tokens_in_any_way(tokens: list[int], pieces: list[str]) -> None:
+    tokenizer = byte_level_tokenizer()
+    assert streamed(tokenizer, tokens) == [*pieces, ""]
+
+
+@given(tokens=st.lists(st.integers(0, 259) | st.sampled_from([F0_9F, A6_8A]), max_size=30))
+def test_any_bytes_stream_to_what_they_decode_to(tokens: list[int]) -> None:
+    tokenizer = byte_level_tokenizer()
+    assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+def test_bytes_as_tokens_wait_for_the_last_of_a_character() -> None:
+    tokens = [1, *spelt("🦊"), *spelt("é"), 2]
+    pieces = ["the", "", "", "", "🦊", "", "é", " dog", ""]
+    assert streamed(spaced_tokenizer(), tokens) == pieces
+
+
+def test_a_bare_text_has_no_token_that_begins_it(model: Model) -> None:
+    assert model.tokenizer.encode("hi") == (0, *model.tokenizer.encode("hi", bare=True))
+    assert model.tokenizer.encode("<s>hi", bare=True) == model.tokenizer.encode("hi")
