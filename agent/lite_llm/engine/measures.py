@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from lite_llm.engine.batching import Part
-from lite_llm.engine.sequence import Sequence
+from lite_llm.engine.sequence import Group, Sequence
 from lite_llm.kvcache import KvCache
 from lite_llm.proto.v1.generate_pb2 import Timings, Usage
 from lite_llm.telemetry import Metrics
@@ -63,17 +63,17 @@ class Measures:
         """A sequence was set back."""
         self._preemptions.inc()
 
-    def stepped(self, parts: Iterable[Part[Sequence]], kv: KvCache) -> None:
-        """A step is over; ``parts`` is what it computed."""
+    def stepped(
+        self, parts: Iterable[Part[Sequence]], groups: Collection[Group], kv: KvCache
+    ) -> None:
+        """A step is over that computed ``parts``; ``groups`` are still there."""
+        running = sum(group.is_started for group in groups)
+        self._running.set(running)
+        self._waiting.set(len(groups) - running)
         if num_tokens := sum(count for _, count in parts):
             self._iteration.observe(num_tokens)
         free = kv.num_free_pages + kv.num_evictable_pages
         self._usage.set(1 - free / kv.num_pages)
-
-    def counted(self, *, running: int, waiting: int) -> None:
-        """Requests, as of now."""
-        self._running.set(running)
-        self._waiting.set(waiting)
 
     def token_after(self, seconds: float) -> None:
         """A sequence's token came so long after the one before."""

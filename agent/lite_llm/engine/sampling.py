@@ -15,6 +15,8 @@ from lite_llm.engine.philox import uniform
 
 Floats = NDArray[np.floating]
 
+LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -115,7 +117,7 @@ def choose(logits_V: Floats, sampling: Sampling, *, position: int) -> int:
         tokens = np.sort(largest(logits_V, sampling.top_k))  # all that follows is short then
         logits_V = logits_V[tokens]
     # The largest is taken away first: a tiny temperature must not overflow to infinity.
-    temperature = np.float32(max(sampling.temperature, np.finfo(np.float32).tiny))
+    temperature = np.float32(max(sampling.temperature, LEAST_TEMPERATURE))
     with np.errstate(over="ignore"):
         weights_V = np.exp((logits_V - logits_V.max()).astype(np.float32) / temperature)
     if sampling.min_p:

@@ -11,6 +11,7 @@ from typing import Self
 
 import structlog
 
+from lite_llm.contracts.errors import OutOfMemory
 from lite_llm.engine.answer import Answer
 from lite_llm.engine.batching import BatchSettings
 from lite_llm.engine.chat import ChatRenderer
@@ -29,6 +30,8 @@ from lite_llm.proto.v1.generate_pb2 import GenerateStart
 from lite_llm.telemetry import Metrics, Program, names
 
 MEMORY_SHARE = 8  # a worker's cache takes one part in so many of the machine's memory, unless told
+
+LEAST_ROOM = 16  # tokens; with less there is nothing to serve
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +69,13 @@ class Served:
         self._closing.callback(kv.close)
         self.room = _room(model, kv, settings)
         """Tokens that a sequence can hold, prompt and answer together."""
+        if self.room < LEAST_ROOM:
+            kv.close()
+            raise OutOfMemory(
+                f"the key-value cache has room for sequences of {self.room} tokens",
+                where="kv_bytes",
+                remedy="give it more memory",
+            )
         self.engine = Engine(StepLoop(model, kv, settings.batch, self.measures))
         self._renderer = ChatRenderer(model.template)
 

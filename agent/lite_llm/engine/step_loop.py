@@ -38,7 +38,7 @@ class StepLoop:
         ready = self._accept(self._runner.run(parts))
         choices = self._sample(ready)
         self._emit(choices)
-        self._measures.stepped(parts, self._kv)
+        self._measures.stepped(parts, self._groups.values(), self._kv)
         return bool(parts)
 
     def add(self, request: Request, outlet: Outlet) -> Group:

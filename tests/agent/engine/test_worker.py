@@ -20,7 +20,6 @@ from lite_llm.contracts.errors import (
     LiteLLMError,
     ModelNotFound,
     NoAgent,
-    Unsupported,
 )
 from lite_llm.engine import Limits, Model, Request, Sampling, load_model
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
@@ -39,9 +38,18 @@ WAIT = 60.0  # seconds; for the machine's worst day
 MODEL = ref_to_proto(ModelRef("default", "tiny"))
 
 
+TEMPLATE = """{{ bos_token }}{% for message in messages %}
+{% if message.role not in ['user', 'assistant'] %}
+{{ raise_exception('only users and assistants') }}{% endif %}
+{{ message.role }}: {{ message.content }}
+{% endfor %}{{ strftime_now('%Y') }}{% if add_generation_prompt %} assistant:{% endif %}"""
+
+
 @pytest.fixture(scope="module")
 def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("checkpoint"), seed=5, shape=SHAPE, shards=2)
+    directory = tmp_path_factory.mktemp("checkpoint")
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    return tiny_llama(directory, seed=5, shape=SHAPE, shards=2)
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +233,57 @@ async def test_who_never_reads_is_paused_and_disturbs_nobody(worker: AgentAsyncS
     await wait_for_counts(worker, 0, 0)
 
 
+def said(events: list[generate_pb2.GenerateEvent], index: int = 0) -> list[int]:
+    chunks = [event.tokens for event in events if event.HasField("tokens")]
+    return [token for chunk in chunks if chunk.index == index for token in chunk.token_ids]
+
+
+async def test_a_conversation_is_its_rendered_text(worker: AgentAsyncStub, local: Model) -> None:
+    chat = generate_pb2.Chat(messages=[generate_pb2.ChatMessage(role="user", content="hi")])
+    asked = start(5, chat=chat, created_at=1_753_012_800)
+    text = "<s>user: hi\n2025 assistant:"
+    ids = generate_pb2.TokenIds(ids=local.tokenizer.encode(text, bare=True))
+    assert said(await events(worker, asked)) == said(await events(worker, start(5, token_ids=ids)))
+    strange = generate_pb2.Chat(messages=[generate_pb2.ChatMessage(role="tool", content="hi")])
+    error = await failure(worker, start(5, chat=strange))
+    assert (type(error), error.where) == (InvalidRequest, "messages")
+    assert "only users and assistants" in str(error)
+
+
+async def test_several_sequences_with_logprobs(worker: AgentAsyncStub) -> None:
+    sampling = generate_pb2.SamplingParameters(n=3, logprobs=2, prompt_logprobs=1, temperature=1.0)
+    _, prompt, *others = await events(worker, start(6, sampling=sampling))
+    assert len(prompt.prompt.logprobs) > 0
+    assert [event.sequence for event in others] == list(range(2, 23))
+    single = generate_pb2.SamplingParameters(temperature=1.0)
+    assert said(others) == said(await events(worker, start(6, sampling=single)))
+    assert len({tuple(said(others, index)) for index in range(3)}) == 3
+    for event in others:
+        for rated in event.tokens.logprobs:
+            assert rated.token_id in [top.token_id for top in rated.top]
+    ends = [event.finished for event in others if event.HasField("finished")]
+    assert sorted(end.index for end in ends) == [0, 1, 2]
+
+
+async def test_a_prompt_is_found_again_and_the_status_tells(worker: AgentAsyncStub) -> None:
+    ids = generate_pb2.TokenIds(ids=list(range(2, 202)))
+    for cached in (0, 192):
+        finished = (await events(worker, start(3, token_ids=ids)))[-1].finished
+        assert finished.usage.cached_prompt_tokens == cached
+    report = await worker.Status(agent_pb2.AgentStatusRequest())
+    assert 0 < report.residencies[0].kv_hit_rate < 1
+    assert report.residencies[0].context_tokens == SHAPE.context
+
+
 async def test_faults_are_told_and_disturb_nobody(worker: AgentAsyncStub) -> None:
     running = worker.Generate(iter([start(200)]))
     await read(running)
     error = await failure(worker, start(20_001))
     assert (type(error), error.where) == (InvalidRequest, "max_tokens")
-    chat = generate_pb2.Chat(messages=[generate_pb2.ChatMessage(role="user", content="hi")])
-    assert isinstance(await failure(worker, start(5, chat=chat)), Unsupported)
+    for field in ({"top_p": 0.0}, {"min_tokens": 9}, {"stop": ["x" * 10_000]}):
+        sampling = generate_pb2.SamplingParameters(**field)
+        error = await failure(worker, start(5, sampling=sampling))
+        assert (type(error), error.where) == (InvalidRequest, min(field))
     assert isinstance(await failure(worker), InvalidRequest)
     cancel = generate_pb2.GenerateRequest(cancel=generate_pb2.GenerateCancel())
     assert isinstance(await failure(worker, cancel), InvalidRequest)
