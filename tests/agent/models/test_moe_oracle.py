@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoConfig
 
 from lite_llm.checkpoint import open_checkpoint
+from lite_llm.kernels import set_threads
 from lite_llm.models import Decoder, load_decoder, parse_config
 from lite_llm.models.moe import record_activity
 
@@ -93,25 +95,30 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture
-def both(request: pytest.FixtureRequest, oracle: Callable[..., Any]) -> Any:
+def both_of(oracle: Callable[..., Any]) -> Callable[..., Any]:
     """The models of a variant, with biases that count."""
-    family, changes = VARIANTS[request.param]
-    config = AutoConfig.for_model(family, **{**SIZES, **changes})
-    config._experts_implementation = "eager"
-    pair = oracle(config)
-    random = torch.Generator().manual_seed(4)
-    for name, buffer in pair.reference.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # which would stay at its zeros
-            buffer.copy_(torch.randn(buffer.shape, generator=random) * 0.1)
-    pair.reference.save_pretrained(pair.directory)
-    with open_checkpoint(pair.directory) as reader:
-        *_, pair.decoder = load_decoder(reader, parse_config(reader.manifest.architecture))
-    assert isinstance(pair.decoder, Decoder)
-    return pair
+
+    def make(name: str, **further: Any) -> Any:
+        family, changes = VARIANTS[name]
+        config = AutoConfig.for_model(family, **{**SIZES, **changes, **further})
+        config._experts_implementation = "eager"
+        pair = oracle(config)
+        random = torch.Generator().manual_seed(4)
+        for place, buffer in pair.reference.named_buffers():
+            if place.endswith("e_score_correction_bias"):  # which would stay at its zeros
+                buffer.copy_(torch.randn(buffer.shape, generator=random) * 0.1)
+        pair.reference.save_pretrained(pair.directory)
+        with open_checkpoint(pair.directory) as reader:
+            *_, pair.decoder = load_decoder(reader, parse_config(reader.manifest.architecture))
+        assert isinstance(pair.decoder, Decoder)
+        return pair
+
+    return make
 
 
-@pytest.mark.parametrize("both", VARIANTS, indirect=True)
-def test_a_family_is_transformers(both: Any) -> None:
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_family_is_transformers(both_of: Callable[..., Any], name: str) -> None:
+    both = both_of(name)
     activity = record_activity(
         both.decoder.weights.get(layer).ffn for layer in range(SIZES["num_hidden_layers"])
     )
@@ -119,3 +126,36 @@ def test_a_family_is_transformers(both: Any) -> None:
     assert activity.counts
     for counts in activity.counts.values():
         assert sum(map(bool, counts)) > len(counts) // 2  # what never ran was not compared
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen2-MoE", "DeepSeek-V3", "GPT-OSS", "GLM-4.5"])
+def test_half_precision_is_near_and_invariant(
+    both_of: Callable[..., Any], run: Callable[..., list[Tensor]], name: str
+) -> None:
+    both = both_of(name, dtype="bfloat16")
+    assert both.decoder.config.dtype is torch.bfloat16
+    tokens = torch.randint(128, (40,), generator=torch.Generator().manual_seed(2)).tolist()
+    ours_TV = both.decoder.logits(run(both.decoder, [tokens])[0])
+    theirs_TV = both.expected(tokens)
+    both.reference.float()
+    exact_TV = both.expected(tokens)
+    # Where rounding chooses another expert both are far off, so it is the other rows that count.
+    ours, theirs = ((one - exact_TV).abs().mean(1).median() for one in (ours_TV, theirs_TV))
+    assert ours < 1.5 * theirs
+    both.check_invariance(tokens)
+
+
+def test_the_number_of_threads_changes_no_bit(
+    both_of: Callable[..., Any], run: Callable[..., list[Tensor]]
+) -> None:
+    decoder = both_of("DeepSeek-V3").decoder
+    tokens = [list(range(90)), list(range(30, 70))]
+    one = run(decoder, tokens)
+    try:
+        torch.set_num_threads(2)
+        set_threads(2)
+        two = run(decoder, tokens)
+    finally:
+        torch.set_num_threads(1)
+        set_threads(1)
+    assert all(map(torch.equal, one, two))
