@@ -104,14 +104,14 @@ class NormConfig:
 class Norms:
     """The norms around a block, by their tensors' names within the layer, without ``.weight``."""
 
-    before: str | None
+    before: str
     after: str | None = None
     """Applied to the block's output, before it joins the residual stream (Gemma)."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of those that there are."""
-        return tuple(name for name in (self.before, self.after) if name is not None)
+        return (self.before,) if self.after is None else (self.before, self.after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class LayerConfig:
 
     attention: Attention
     ffn: Ffn
-    attention_norms: Norms = field(default=Norms("input_layernorm"))
-    ffn_norms: Norms = field(default=Norms("post_attention_layernorm"))
+    attention_norms: Norms = Norms("input_layernorm")
+    ffn_norms: Norms = Norms("post_attention_layernorm")
 
 
 @dataclass(frozen=True, kw_only=True)

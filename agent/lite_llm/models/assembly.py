@@ -11,7 +11,7 @@ from torch.utils.dlpack import from_dlpack
 
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord, TensorRecord
-from lite_llm.models.architecture import Expert
+from lite_llm.models.architecture import Expert, Norms
 from lite_llm.models.inventory import FLOATS, STORED_DTYPES, Inventory, Piece
 from lite_llm.models.weights import Head, Layer
 
@@ -34,8 +34,11 @@ def assemble_layer(
     config = inventory.config.layers[number]
     tensors = {name: _weight(piece, views) for name, piece in inventory.layers[number].items()}
 
-    def norm(name: str | None) -> Tensor | None:
-        return None if name is None else tensors[f"{name}.weight"]
+    def before(norms: Norms) -> Tensor:
+        return tensors[f"{norms.before}.weight"]
+
+    def after(norms: Norms) -> Tensor | None:
+        return tensors.get(f"{norms.after}.weight")
 
     arrived = [
         _expert(record, experts[record.key], inventory.config.dtype)
@@ -44,10 +47,10 @@ def assemble_layer(
     return Layer(
         attention=config.attention.build(_only(tensors, config.attention.weights())),
         ffn=config.ffn.build(_only(tensors, config.ffn.weights()), arrived),
-        before_attention_D=norm(config.attention_norms.before),
-        after_attention_D=norm(config.attention_norms.after),
-        before_ffn_D=norm(config.ffn_norms.before),
-        after_ffn_D=norm(config.ffn_norms.after),
+        before_attention_D=before(config.attention_norms),
+        after_attention_D=after(config.attention_norms),
+        before_ffn_D=before(config.ffn_norms),
+        after_ffn_D=after(config.ffn_norms),
     )
 
 

@@ -15,6 +15,8 @@ from lite_llm.kvcache import LayerKv
 from lite_llm.models.architecture import NormConfig, Weight
 from lite_llm.models.rope import RopeConfig, Rotation
 
+_NAME = "self_attn"  # within the layer, in every family
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
@@ -39,7 +41,6 @@ class AttentionConfig:
     """Over all heads together (OLMoE) and not each by itself (Qwen3)."""
     sinks: bool = False
     """Each head has a score that takes its share and gives nothing (GPT-OSS)."""
-    name: str = "self_attn"
 
     @property
     def kv(self) -> LayerKv:
@@ -53,7 +54,7 @@ class AttentionConfig:
 
     def weights(self) -> dict[str, Weight]:
         """By name within the layer."""
-        hidden, name = self.hidden_size, self.name
+        hidden, name = self.hidden_size, _NAME
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         rows = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
         weights = {f"{name}.{part}.weight": Weight((rows[part], hidden)) for part in rows}
@@ -80,10 +81,10 @@ class GroupedQueryAttention:
 
     def __init__(self, config: AttentionConfig, tensors: Mapping[str, Tensor]) -> None:
         def of(part: str) -> Tensor | None:
-            return tensors.get(f"{config.name}.{part}")
+            return tensors.get(f"{_NAME}.{part}")
 
         def weight(part: str) -> tuple[Tensor, Tensor | None]:
-            return tensors[f"{config.name}.{part}.weight"], of(f"{part}.bias")
+            return tensors[f"{_NAME}.{part}.weight"], of(f"{part}.bias")
 
         self._config = config
         self._query, self._key, self._value = weight("q_proj"), weight("k_proj"), weight("v_proj")

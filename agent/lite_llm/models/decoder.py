@@ -84,16 +84,16 @@ class Decoder:
         pages: LayerPages,
         mask_TE: Tensor | None,
     ) -> Tensor:
-        normed_TD = self._norm(x_TD, layer.before_attention_D)
-        added_TD = layer.attention(normed_TD, rotation, pages)
-        x_TD = self._join(x_TD, self._norm(added_TD, layer.after_attention_D))
-        normed_TD = self._norm(x_TD, layer.before_ffn_D)
-        added_TD = layer.ffn(normed_TD, mask_TE)
-        return self._join(x_TD, self._norm(added_TD, layer.after_ffn_D))
+        added_TD = layer.attention(self._norm(x_TD, layer.before_attention_D), rotation, pages)
+        if layer.after_attention_D is not None:
+            added_TD = self._norm(added_TD, layer.after_attention_D)
+        x_TD = self._join(x_TD, added_TD)
+        added_TD = layer.ffn(self._norm(x_TD, layer.before_ffn_D), mask_TE)
+        if layer.after_ffn_D is not None:
+            added_TD = self._norm(added_TD, layer.after_ffn_D)
+        return self._join(x_TD, added_TD)
 
-    def _norm(self, x_TD: Tensor, weight_D: Tensor | None) -> Tensor:
-        if weight_D is None:
-            return x_TD
+    def _norm(self, x_TD: Tensor, weight_D: Tensor) -> Tensor:
         norm = self.config.norm
         return rms_norm(x_TD, weight_D, norm.epsilon, plus_one=norm.plus_one)
 

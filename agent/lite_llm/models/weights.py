@@ -15,13 +15,13 @@ from lite_llm.models.architecture import AttentionBlock, FfnBlock
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer, ready to run; norms that it does not have are None."""
+    """One layer, ready to run; norms after its blocks are None where there are none."""
 
     attention: AttentionBlock
     ffn: FfnBlock
-    before_attention_D: Tensor | None
+    before_attention_D: Tensor
     after_attention_D: Tensor | None
-    before_ffn_D: Tensor | None
+    before_ffn_D: Tensor
     after_ffn_D: Tensor | None
 
 

@@ -13,7 +13,8 @@ from lite_llm.models.weights import Head, Layer, Weights
 
 
 def layer(number: int) -> Layer:
-    return Layer(cast(Any, number), cast(Any, None), None, None, None, None)
+    nothing = cast(Any, None)
+    return Layer(cast(Any, number), nothing, nothing, None, nothing, None)
 
 
 HEAD = Head(torch.zeros(2), torch.zeros(3, 2))
