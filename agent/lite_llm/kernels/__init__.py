@@ -4,6 +4,7 @@ else is computed with it (ARCHITECTURE.md, "Determinism")."""
 from lite_llm.kernels.activation import Activation, gated
 from lite_llm.kernels.attention import attend
 from lite_llm.kernels.linear import grouped_linear, linear
+from lite_llm.kernels.mode import fast, is_fast, set_fast
 from lite_llm.kernels.norm import rms_norm
 from lite_llm.kernels.paging import LayerPages, PagedKv, Rows, store
 from lite_llm.kernels.probability import log_softmax, softmax
@@ -16,13 +17,16 @@ __all__ = [
     "PagedKv",
     "Rows",
     "attend",
+    "fast",
     "gated",
     "get_threads",
     "grouped_linear",
+    "is_fast",
     "linear",
     "log_softmax",
     "rms_norm",
     "rotate",
+    "set_fast",
     "set_threads",
     "softmax",
     "store",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lite_llm.kernels import paged_attention
+from lite_llm.kernels.mode import is_fast
 from lite_llm.kernels.paging import TILE_ROWS, LayerPages
 from lite_llm.kernels.threads import float_bits, layout, scratch, table_of
 from lite_llm.kernels.vector import KINDS
@@ -35,6 +37,8 @@ def attend(
     keys, values = kv.keys_PGBC, kv.values_PGBE
     if not (queries_THC.is_cpu and queries_THC.dtype in KINDS and keys.dtype in KINDS):
         return _reference(queries_THC, pages, scale, window, softcap, sinks_H)
+    if is_fast() and softcap is None and sinks_H is None:
+        return _fast(queries_THC, pages, scale, window)
     length, heads, key_size = queries_THC.shape
     groups, value_size = keys.shape[1], values.shape[-1]
     out_THE = queries_THC.new_empty((length, heads, value_size))
@@ -77,6 +81,37 @@ def attend(
     work = length * heads * seen * (key_size + value_size)
     paged_attention.attend.run(len(tiles) * groups * chunks, work, table)
     return out_THE
+
+
+def _fast(queries_THC: Tensor, pages: LayerPages, scale: float, window: int | None) -> Tensor:
+    """By torch's own attention, one sequence after the other."""
+    rows, kv = pages.rows, pages.kv
+    counts = torch.unique_consecutive(rows.sequence_T, return_counts=True)[1].tolist()
+    parts, first = [], 0
+    for count in counts:
+        position_T = rows.position_T[first : first + count, None]
+        last = int(position_T[-1])
+        begin = 0 if window is None else max(0, int(position_T[0]) + 1 - window)
+        at_L = torch.arange(begin, last + 1)
+        page_L = rows.pages_SN[int(rows.sequence_T[first]), at_L // kv.page_tokens].long()
+        keys, values = (
+            pool[page_L, :, at_L % kv.page_tokens].transpose(0, 1)
+            for pool in (kv.keys_PGBC, kv.values_PGBE)
+        )
+        seen_TL = at_L <= position_T
+        if window is not None:
+            seen_TL &= at_L > position_T - window
+        mixed_HTE = functional.scaled_dot_product_attention(
+            queries_THC[first : first + count].transpose(0, 1),
+            keys,
+            values,
+            attn_mask=seen_TL,
+            scale=scale,
+            enable_gqa=True,
+        )
+        parts.append(mixed_HTE.transpose(0, 1))
+        first += count
+    return torch.cat(parts)
 
 
 def _reference(

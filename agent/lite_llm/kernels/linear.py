@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lite_llm.kernels import products
+from lite_llm.kernels.mode import is_fast
 from lite_llm.kernels.threads import get_threads, scratch, table_of
 from lite_llm.kernels.vector import KINDS
 
@@ -60,7 +61,7 @@ def grouped_linear(
 
 
 def _is_ours(x: Tensor) -> bool:
-    return x.dtype in KINDS and x.is_cpu
+    return x.dtype in KINDS and x.is_cpu and not is_fast()
 
 
 def _multiply(
