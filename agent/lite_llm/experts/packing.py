@@ -50,8 +50,12 @@ class Packing:
 
 def packing_of(routed: Routed) -> Packing:
     """The packing of a step's routing."""
-    top_k = routed.experts_TK.shape[1]
+    num_tokens, top_k = routed.experts_TK.shape
     experts_F = routed.experts_TK.flatten()
+    if num_tokens == 1 and routed.complete:  # its experts ascend already, which saves most of this
+        tokens_S = torch.zeros_like(experts_F)
+        places_TK = torch.arange(top_k, device=experts_F.device)[None]
+        return Packing(tuple(experts_F.tolist()), (1,) * top_k, tokens_S, places_TK)
     order_S = experts_F.argsort(stable=True)  # tokens ascend in it, and so within each expert
     if not routed.complete:
         order_S = order_S[int((experts_F < 0).sum()) :]
