@@ -112,10 +112,11 @@ class WorkerService(AgentServicer):
             model, load = await held.enter_async_context(arriving_model(directory))
             served = Served(model, self._settings, self._compute, name)
             await held.enter_async_context(served)
-            # First of all at the end: a step that waits for a layer must not wait for ever.
-            held.callback(model.decoder.weights.fail, Cancelled("the load was given up"))
             # While weights arrive: the first layer computes before the last one is here.
             warming = asyncio.create_task(served.warm_up())
+            held.push_async_callback(asyncio.gather, warming, return_exceptions=True)
+            # Before that, at the end: a step that waits for a layer must not wait for ever.
+            held.callback(model.decoder.weights.fail, Cancelled("the load was given up"))
             held.callback(warming.cancel)
             async for progress in load.progress():
                 yield _reading(progress, time.monotonic() - began)
