@@ -131,8 +131,10 @@ def _ropes(fields: Fields, context_tokens: int | None) -> tuple[RopeConfig, Rope
         parameters = by_type.nested(kind)
         if kind == FULL:
             parameters = parameters or scaling
+        parameters = parameters or Fields({})
+        parameters.only("partial_rotary_factor", 1.0)
         return rope_of(
-            parameters or Fields({}),
+            parameters,
             fields,
             Fields({"rope_theta": older[kind]}),
             head_dim=head_dim,

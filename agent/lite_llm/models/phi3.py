@@ -21,7 +21,9 @@ def phi3(fields: Fields, context_tokens: int | None = None) -> DecoderConfig:
     fields.only("lm_head_bias", False)
     fields.only("full_attn_mod", 1)
     fields.only("interpolate_factor", 1)
-    rope = read_rope(fields, head_dim=read_head_dim(fields), context_tokens=context_tokens)
+    rope = read_rope(
+        fields, head_dim=read_head_dim(fields), partial=1.0, context_tokens=context_tokens
+    )
     layer = LayerConfig(
         attention=read_attention(fields, rope=rope, window=fields.optional_count("sliding_window")),
         ffn=read_ffn(fields),

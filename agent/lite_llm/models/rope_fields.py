@@ -16,6 +16,7 @@ from lite_llm.models.rope import Linear, Llama3, LongRope, RopeConfig, Yarn
 
 _KINDS: Final = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _ALIASES: Final = {"su": "longrope"}  # Phi-3's first files
+_PARTIAL: Final = "partial_rotary_factor"
 _MAX_CONTEXT: Final = 1 << 31
 """Positions are int32 where attention sees them."""
 
@@ -33,22 +34,23 @@ def read_rope(
     *,
     head_dim: int,
     theta: float = 10000.0,
-    partial: float = 1.0,
+    partial: float | None = None,
     context_tokens: int | None = None,
 ) -> RopeConfig:
     """From ``rope_parameters``, or from ``rope_theta`` and ``rope_scaling``, which it replaced.
 
-    ``theta`` and ``partial`` are the family's defaults. ``context_tokens``: the served context, if
-    it is less than the model's.
+    ``theta`` and ``partial`` are the family's defaults; without the latter, whole heads turn and
+    nothing else is implemented. ``context_tokens``: the served context, if it is less than the
+    model's.
     """
-    older = Fields(
-        {
-            "rope_theta": fields.number("rope_theta", theta),
-            "partial_rotary_factor": fields.number("partial_rotary_factor", partial),
-        }
-    )
     scaling = fields.nested("rope_scaling")
     rope = fields.nested("rope_parameters") or scaling or Fields({})
+    if partial is None:
+        fields.only(_PARTIAL, 1, 1.0)
+        rope.only(_PARTIAL, 1, 1.0)
+    else:
+        partial = fields.number(_PARTIAL, partial)
+    older = Fields({"rope_theta": fields.number("rope_theta", theta), _PARTIAL: partial})
     return rope_of(rope, fields, older, head_dim=head_dim, context_tokens=context_tokens)
 
 
@@ -66,10 +68,10 @@ def rope_of(
     theta = rope.number("rope_theta", older.number("rope_theta"))
     if theta <= 1:
         rope.wrong("rope_theta", "it must exceed 1")
-    partial = rope.number("partial_rotary_factor", older.number("partial_rotary_factor", 1.0))
+    partial = rope.number(_PARTIAL, older.number(_PARTIAL, 1.0))
     dim = int(head_dim * partial) if partial <= 1 else 0
     if dim < 2 or dim % 2:
-        rope.wrong("partial_rotary_factor", f"it must leave an even part of {head_dim} dimensions")
+        rope.wrong(_PARTIAL, f"it must leave an even part of {head_dim} dimensions")
     # Phi-3 has it outside, and there it wins.
     original = fields.optional_count("original_max_position_embeddings")
     inside = rope.optional_count("original_max_position_embeddings")

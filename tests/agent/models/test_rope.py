@@ -21,7 +21,7 @@ SHORT, LONG = [1.0 + 0.05 * i for i in range(32)], [1.0 + 1.7 * i for i in range
 
 def ours(rope: dict[str, Any], **fields: Any) -> RopeConfig:
     values = {"max_position_embeddings": 131072, "rope_parameters": rope, **fields}
-    return read_rope(Fields(values), head_dim=64)
+    return read_rope(Fields(values), head_dim=64, partial=1.0)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_longrope_takes_the_factors_of_the_served_context() -> None:
 def test_older_files_say_the_same_in_other_words() -> None:
     older = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}
     values = {"max_position_embeddings": 512, "partial_rotary_factor": 0.5, **older}
-    assert read_rope(Fields(values), head_dim=64) == ours(
+    assert read_rope(Fields(values), head_dim=64, partial=1.0) == ours(
         {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0, "partial_rotary_factor": 0.5}
     )
     su = {"type": "su", "short_factor": SHORT, "long_factor": LONG}
@@ -105,6 +105,20 @@ def test_angles_are_those_of_transformers_wherever_they_are_asked_for() -> None:
         assert torch.equal(turn.cos_TR, cos_1TC[0])
         assert torch.equal(turn.sin_TR, sin_1TC[0])
     assert asked(torch.tensor([], dtype=torch.int64)).cos_TR.shape == (0, 64)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_whole_heads_turn_unless_the_family_says_otherwise(inside: bool) -> None:
+    def parsed(factor: float, partial: float | None) -> RopeConfig:
+        rope = {"partial_rotary_factor": factor}
+        values = {"max_position_embeddings": 512, **({"rope_parameters": rope} if inside else rope)}
+        return read_rope(Fields(values), head_dim=64, partial=partial)
+
+    assert parsed(0.5, 1.0).dim == 32
+    assert parsed(1, None).dim == 64
+    with pytest.raises(Unsupported) as refusal:
+        parsed(0.5, None)
+    assert refusal.value.where == "partial_rotary_factor"
 
 
 @pytest.mark.parametrize(
