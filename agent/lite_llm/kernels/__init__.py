@@ -1,5 +1,5 @@
 """The arithmetic of a model, each sum in one fixed order: an answer's bits don't depend on what
-else is computed with it (ARCHITECTURE.md, "Determinism")."""
+else is computed with it (ARCHITECTURE.md, "Determinism"). For inference: no gradients."""
 
 from lite_llm.kernels.activation import Activation, gated
 from lite_llm.kernels.attention import attend

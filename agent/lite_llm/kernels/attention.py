@@ -46,6 +46,7 @@ def attend(
         return out_THE
     if queries_THC.stride(-1) != 1:
         queries_THC = queries_THC.contiguous()
+    sinks_H = None if sinks_H is None else sinks_H.contiguous()
     shared = heads // groups
     tiles = rows.tiles_X2
     chunk_heads = min(shared, max(1, paged_attention.MAX_LINES // TILE_ROWS))

@@ -31,7 +31,7 @@ def linear(
     if weight_NK.dtype not in KINDS or not _is_ours(x_TK):
         y_TN = functional.linear(x_TK, weight_NK, bias_N)
         return y_TN if out_dtype is None else y_TN.to(out_dtype)
-    biases = None if bias_N is None else (bias_N,)
+    biases = None if bias_N is None else (bias_N.contiguous(),)
     return _multiply(x_TK, (weight_NK,), None, biases, out_dtype)
 
 
@@ -43,7 +43,8 @@ def grouped_linear(
 ) -> Tensor:
     """The first ``counts[0]`` rows times the first weight, and so on: ``[S, N]``.
 
-    The bits are those of ``linear`` with that weight. Weights have one shape, dtype and layout.
+    The bits are those of ``linear`` with that weight. Weights have one shape, dtype and layout;
+    biases are contiguous.
 
     :raises ValueError: ``counts`` don't add up to S.
     """

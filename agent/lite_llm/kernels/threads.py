@@ -29,7 +29,19 @@ _job = words(_HEADER + SLOTS)
 _WORTH_A_THREAD = 1 << 18
 """Multiplications that take one thread about 20 microseconds, and waking one takes ten."""
 _PADDING = (0,) * SLOTS
-_local = threading.local()
+
+
+class _Local(threading.local):
+    """What one thread of Python lends to its kernels."""
+
+    workers = 1 << 30
+    size = 0
+    address = 0
+    memory: torch.Tensor | None = None
+    table = array("q")
+
+
+_local = _Local()
 _settings = {"threads": torch.get_num_threads()}
 
 
@@ -89,7 +101,7 @@ class Kernel:
         launch(
             self.address,
             tasks,
-            _settings["threads"] if work >= _WORTH_A_THREAD else 1,
+            min(_settings["threads"], _local.workers) if work >= _WORTH_A_THREAD else 1,
             worker,
             team,
             *integers,
@@ -102,12 +114,15 @@ def scratch(nbytes: int) -> int:
 
     Held until the thread ends; what is in it is anything.
     """
-    needed = nbytes * _settings["threads"]
-    memory: torch.Tensor | None = getattr(_local, "memory", None)
-    if memory is None or memory.numel() < needed:
-        memory = _local.memory = torch.empty(needed + 64, dtype=torch.uint8)
-        _local.address = (memory.data_ptr() + 63) // 64 * 64
-    return int(_local.address)
+    workers = _settings["threads"]
+    needed = nbytes * workers
+    if _local.size < needed:
+        _local.memory = torch.empty(needed + 64, dtype=torch.uint8)
+        _local.address = (_local.memory.data_ptr() + 63) // 64 * 64
+        _local.size = needed
+    # Another thread may ask for more threads before this one's kernel runs.
+    _local.workers = workers
+    return _local.address
 
 
 @functools.cache
@@ -149,7 +164,7 @@ def _compiled() -> tuple[Callable[..., None], int, int]:
 def table_of(integers: list[int]) -> int:
     """The address of the integers in a row, held until the calling thread's next table."""
     _local.table = array("q", integers)
-    return int(_local.table.buffer_info()[0])
+    return _local.table.buffer_info()[0]
 
 
 def chunk_rows(rows: int, size: int) -> int:
