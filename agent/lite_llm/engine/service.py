@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lite_llm.contracts import ModelRef, ModelState
-from lite_llm.contracts.errors import Cancelled, InvalidRequest, NoAgent
+from lite_llm.contracts.errors import Cancelled, InvalidRequest, LiteLLMError, NoAgent
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.engine import Answering
 from lite_llm.engine.model import arriving_model
@@ -114,7 +114,7 @@ class WorkerService(AgentServicer):
             await held.enter_async_context(served)
             # While weights arrive: the first layer computes before the last one is here.
             warming = asyncio.create_task(served.warm_up())
-            held.push_async_callback(asyncio.gather, warming, return_exceptions=True)
+            held.push_async_callback(_ended, warming)
             # Before that, at the end: a step that waits for a layer must not wait for ever.
             held.callback(model.decoder.weights.fail, Cancelled("the load was given up"))
             held.callback(warming.cancel)
@@ -134,6 +134,12 @@ class WorkerService(AgentServicer):
 
     async def __aexit__(self, *_: object) -> None:
         await self._closing.aclose()
+
+
+async def _ended(warming: asyncio.Task[None]) -> None:
+    """What stopped the load stopped it too, and is told once."""
+    with contextlib.suppress(asyncio.CancelledError, LiteLLMError):
+        await warming
 
 
 def _cancel_at_end(answering: Answering, context: _ServicerContext) -> None:
