@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from lite_llm.contracts.manifest import ExpertRecord
-from lite_llm.experts import Gating, TieredGate, TieredRouter, TierGate, Ties, check_layer
+from lite_llm.experts import (
+    Gating,
+    TieredGate,
+    TieredRouter,
+    TierGate,
+    Ties,
+    TooFewExperts,
+    check_layer,
+)
 from lite_llm.kernels import linear
 from lite_llm.models.architecture import DecoderConfig, Expert, LayerConfig, Weight
 from lite_llm.models.fields import Fields
@@ -69,6 +77,15 @@ class TieredMoeConfig:
     def seeded(self, seed: int) -> TieredMoeConfig:
         """With another routing seed."""
         return replace(self, routing_seed=seed)
+
+    def check_allowed(self, allowed_E: Tensor) -> None:
+        """Raise :class:`TooFewExperts` unless a whole tier is left."""
+        if not any(allowed_E[first:last].all() for first, last in pairwise(self.first_experts)):
+            raise TooFewExperts(
+                f"layer {self.layer} needs a tier",
+                where="lite_llm.tier_set",
+                remedy="choose more tiers",
+            )
 
     def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> TieredMoeBlock:
         """Over the tensors of :meth:`weights` and the experts."""

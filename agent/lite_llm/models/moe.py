@@ -21,6 +21,7 @@ from lite_llm.experts import (
     LayerExperts,
     Router,
     Ties,
+    TooFewExperts,
     check_layer,
     matrices_of,
     sigmoid,
@@ -104,6 +105,19 @@ class MoeConfig:
         """With another routing seed."""
         return replace(self, routing_seed=seed)
 
+    def check_allowed(self, allowed_E: Tensor) -> None:
+        """Raise :class:`TooFewExperts` unless any token finds enough, whatever its scores are."""
+        gate = self.gate
+        counts = allowed_E.view(gate.groups, -1).sum(1).tolist()
+        # At worst, those groups are best that have the fewest: an empty one is never chosen.
+        fewest = sum(sorted(filter(None, counts))[: gate.top_k_groups])
+        if fewest < gate.top_k:
+            raise TooFewExperts(
+                f"layer {self.layer} needs {gate.top_k} experts a token, but {fewest} may be left",
+                where="lite_llm.tier_set",
+                remedy="choose more tiers",
+            )
+
     def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> MoeBlock:
         """Over the tensors of :meth:`weights` and the experts."""
         return MoeBlock(self, tensors, experts)
@@ -112,6 +126,11 @@ class MoeConfig:
 @runtime_checkable
 class _Seeded(Protocol):
     def seeded(self, seed: int) -> Ffn: ...
+
+
+@runtime_checkable
+class _Choosy(Protocol):
+    def check_allowed(self, allowed_E: Tensor) -> None: ...
 
 
 @runtime_checkable
@@ -172,6 +191,16 @@ def with_routing_seed(config: DecoderConfig, seed: int) -> DecoderConfig:
         for layer in config.layers
     )
     return replace(config, layers=tuple(layers))
+
+
+def check_masks(config: DecoderConfig, masks: Sequence[Tensor | None]) -> None:
+    """Raise :class:`TooFewExperts` if a request with these masks could fail in the middle.
+
+    ``masks`` are of one row, ``[1, E]`` for each layer (:meth:`TierMasks.of`).
+    """
+    for layer, mask_1E in zip(config.layers, masks, strict=True):
+        if mask_1E is not None and isinstance(layer.ffn, _Choosy):
+            layer.ffn.check_allowed(mask_1E[0])
 
 
 def record_activity(blocks: Iterable[FfnBlock]) -> Activity:

@@ -16,7 +16,7 @@ from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
 from lite_llm.experts import TooFewExperts
 from lite_llm.kernels import LayerPages, PagedKv, Rows
 from lite_llm.models import Decoder, load_decoder, parse_config
-from lite_llm.models.moe import record_activity
+from lite_llm.models.moe import check_masks, record_activity
 
 DIM, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS, VOCAB = 32, 4, 2, 8, 20, 3, 90
 NEAR = {"groups": 2, "experts_per_group": 3, "top_k_groups": 1, "top_k_experts": 2}
@@ -232,6 +232,9 @@ def test_a_tier_set_without_a_tier_is_refused(tmp_path: Path) -> None:
     decoder = load(tmp_path, fields(NEAR, top_k_tiers=1), made(NEAR))
     with pytest.raises(TooFewExperts, match="choose more tiers"):
         run(decoder, only(of=(NEAR,)))
+    with pytest.raises(TooFewExperts, match="layer 1 needs a tier"):
+        check_masks(decoder.config, [None, *[only(of=(NEAR,))[:1]] * 2])
+    check_masks(decoder.config, [None, *[only(NEAR, of=(NEAR,))[:1]] * 2])
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 from transformers import AutoConfig
 
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
-from lite_llm.experts import Gate, GroupScore, Scoring
-from lite_llm.models import parse_config
+from lite_llm.experts import Gate, GroupScore, Scoring, TooFewExperts
+from lite_llm.models import DecoderConfig, parse_config
 from lite_llm.models.hser import TieredMoeConfig
-from lite_llm.models.moe import MoeConfig, with_routing_seed
+from lite_llm.models.moe import MoeConfig, check_masks, with_routing_seed
 
 ARCHITECTURES = {
     "mixtral": "MixtralForCausalLM",
@@ -106,6 +108,32 @@ def test_a_routing_seed_reaches_every_router() -> None:
     ffns = [layer.ffn for layer in config.layers]
     assert not isinstance(ffns[0], MoeConfig | TieredMoeConfig)
     assert {ffn.routing_seed for ffn in ffns if isinstance(ffn, MoeConfig)} == {77}
+
+
+def masks(config: DecoderConfig, *allowed: int) -> list[Tensor | None]:
+    """Of one row: in the last layer, the only one, these experts."""
+    ffn = config.layers[-1].ffn
+    assert isinstance(ffn, MoeConfig)
+    mask_1E = torch.zeros(1, ffn.experts, dtype=torch.bool)
+    mask_1E[0, list(allowed)] = True
+    return [*[None] * (len(config.layers) - 1), mask_1E]
+
+
+def test_masks_that_leave_too_few_experts_are_refused_before_a_request_runs() -> None:
+    mixtral = parse_config(fields("mixtral", num_experts_per_tok=2))
+    check_masks(mixtral, masks(mixtral, 3, 6))
+    with pytest.raises(TooFewExperts, match="layer 31 needs 2 experts a token, but 1 may be left"):
+        check_masks(mixtral, masks(mixtral, 3))
+
+
+def test_masks_are_refused_if_the_best_groups_could_hold_too_few() -> None:
+    # Four of eight groups of 32: these could be the four of which one expert is allowed each.
+    v3 = parse_config(fields("deepseek_v3", num_experts_per_tok=8))
+    single = [32 * group for group in range(4)]
+    with pytest.raises(TooFewExperts, match="layer 60 needs 8 experts a token, but 4 may be left"):
+        check_masks(v3, masks(v3, *single, *range(128, 256)))
+    check_masks(v3, masks(v3, *range(128, 136)))
+    check_masks(v3, masks(v3, *single, *[number + 1 for number in single]))
 
 
 @pytest.mark.parametrize(
