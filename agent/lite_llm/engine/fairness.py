@@ -5,8 +5,10 @@ Virtual token counters of Sheng et al., "Fairness in serving large language mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
+MANY = 64  # counters: they cost nothing
 PROMPT_COST, ANSWER_COST = 1.0, 2.0  # a token's, as in the paper: answers hold the batch up longer
 
 
@@ -37,6 +39,11 @@ class Fairness:
         self._served[tenant] = self.served(tenant) + cost / self._weights.get(tenant, 1.0)
 
     def forget(self, present: Collection[str]) -> None:
-        """Drop counters of those who are gone and that nobody could be compared with."""
-        if not present:
-            self._served.clear()
+        """Drop counters that :meth:`join` would lift anyway, once there are many."""
+        if len(self._served) > 2 * len(present) + MANY:
+            least = min(map(self.served, present), default=math.inf)
+            self._served = {
+                tenant: served
+                for tenant, served in self._served.items()
+                if tenant in present or served > least
+            }

@@ -67,9 +67,10 @@ class Runner:
         return first + self.run([part for part in smaller[1] if part[0] not in lost])
 
     def _forward(self, parts: Many[Part[Sequence]]) -> list[Ready]:
-        tokens_T = torch.tensor([token for each, n in parts for token in each.next_tokens(n)])
         begins = [(each.num_computed, n) for each, n in parts]
-        positions_T = torch.tensor([at for begin, n in begins for at in range(begin, begin + n)])
+        tokens = [token for each, n in parts for token in each.next_tokens(n)]
+        positions = [at for begin, n in begins for at in range(begin, begin + n)]
+        tokens_T, positions_T = torch.tensor([tokens, positions], device=self._kv.device)
         pages = self._kv.batch([(each.kv, n) for each, n in parts if each.kv is not None])
         hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages)
         ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)

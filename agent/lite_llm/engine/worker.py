@@ -17,7 +17,7 @@ from lite_llm.contracts.resources import parse_size
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
-from lite_llm.kernels import set_threads
+from lite_llm.kernels import set_threads, warm_up
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
 from lite_llm.telemetry import logs
@@ -38,8 +38,13 @@ async def run(
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    set_threads(threads)
-    with ComputeThread(lambda: torch.set_num_threads(threads)) as compute:
+
+    def prepare() -> None:
+        torch.set_num_threads(threads)
+        set_threads(threads)
+        warm_up()  # in the compute thread, while the first weights are read
+
+    with ComputeThread(prepare) as compute:
         service = WorkerService(compute, settings)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
         services = {SERVICE: lambda server: add_AgentServicer_to_server(service, server)}
         async with (

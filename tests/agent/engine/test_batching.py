@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lite_llm.engine.batching import halves, shares, turn, victim
-from lite_llm.engine.fairness import Fairness
+from lite_llm.engine.fairness import MANY, Fairness
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,15 @@ def test_who_was_away_has_saved_nothing_up() -> None:
     fairness.charge("busy", prompt_tokens=100)
     fairness.join("back", {"busy"})
     assert fairness.served("back") == fairness.served("busy") == 100
-    fairness.join("busy", {"back"})
-    fairness.forget({"busy"})
-    assert fairness.served("busy") == 100
+
+
+def test_counters_of_the_many_who_left_are_dropped() -> None:
+    fairness = Fairness()
+    for number in range(3 * MANY):
+        fairness.charge(f"tenant {number}", prompt_tokens=number)
+    present = {"tenant 20", "tenant 150"}
+    fairness.forget(present)
+    kept = [number for number in range(3 * MANY) if fairness.served(f"tenant {number}")]
+    assert kept == list(range(20, 3 * MANY))  # who is ahead of those present stays so
     fairness.forget(set())
-    assert fairness.served("busy") == 0
+    assert not any(fairness.served(f"tenant {number}") for number in range(3 * MANY))
