@@ -179,7 +179,9 @@ def _scheduled(grids: dict[str, Chunks], runs: tuple[Run, ...], stages: list[Sta
     request_of: dict[tuple[str, int], int] = {}
     requests: list[Request] = []
     complete = []
-    first = min((stage.index for stage in stages if stage.index != EMBEDDINGS), default=EMBEDDINGS)
+    # Of one stage alone everything is waited for: nothing else shares the wire.
+    layers = [stage.index for stage in stages if stage.index != EMBEDDINGS]
+    first = min(layers) if len(layers) > 1 else EMBEDDINGS - 1
     for stage in stages:
         cells = {
             (span.file, chunk)

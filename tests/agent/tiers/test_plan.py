@@ -90,6 +90,13 @@ def test_layers_are_read_in_pieces_smaller_for_the_first_and_tiny_ones_share_chu
     assert plan.num_bytes == 36 << 20
 
 
+def test_one_layer_alone_is_read_in_large_pieces() -> None:
+    file = FileRecord("f", 20 << 20, chunk_bytes=1 << 20, chunk_checksums=(0,) * 20)
+    tensors = (TensorRecord("model.layers.3.w", Span("f", 0, 20 << 20), (20 << 20,), "U8"),)
+    plan = plan_load(Manifest(model="m", architecture={}, files=(file,), tensors=tensors))
+    assert [request.num_bytes >> 20 for request in plan.requests] == [8, 8, 4]
+
+
 def test_layers_that_lie_out_of_order_are_read_in_order() -> None:
     file = FileRecord("f", 3 << 20, chunk_bytes=1 << 20, chunk_checksums=(0,) * 3)
     tensors = tuple(
