@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from lite_llm.checkpoint import open_checkpoint
+from lite_llm.checkpoint import ConvertOptions, TierRule, TierRules, convert, open_checkpoint
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
-from lite_llm.experts import TooFewExperts
+from lite_llm.experts import TierMasks, TooFewExperts
 from lite_llm.kernels import LayerPages, PagedKv, Rows
 from lite_llm.models import Decoder, load_decoder, parse_config
 from lite_llm.models.moe import check_masks, record_activity
@@ -209,6 +209,23 @@ def test_a_new_tier_leaves_answers_under_the_old_tier_set_alone(tmp_path: Path) 
     assert torch.equal(run(after, mixed_TE)[:-6], run(before)[:-6])
     only_near_TE = only(NEAR, of=(NEAR, FAR, NEW))
     assert torch.equal(run(after, only_near_TE), run(before, only(NEAR, of=(NEAR, FAR))))
+
+
+def test_converted_with_its_tiers_it_is_the_same_model(tmp_path: Path) -> None:
+    before = load(tmp_path / "source", fields(NEAR, FAR), made(NEAR, FAR))
+    near = TierRule(name="near", experts="0-5", groups=2, top_k_experts=2)
+    far = TierRule(name="far", experts="rest", groups=3, top_k_groups=2)
+    options = ConvertOptions(tiers=TierRules([near, far]))
+    for _ in convert(tmp_path / "source", tmp_path / "converted", options):
+        pass
+    with open_checkpoint(tmp_path / "converted") as reader:
+        *_, after = load_decoder(reader, parse_config(reader.manifest.architecture))
+        masks = TierMasks(reader.manifest.experts, LAYERS).of([{1}] * len(TOKENS_T))
+    assert isinstance(after, Decoder)
+    assert torch.equal(run(after), run(before))
+    assert masks is not None
+    assert masks[1] is not None
+    assert torch.equal(run(after, masks[1]), run(before, only(FAR, of=(NEAR, FAR))))
 
 
 def test_chunks_change_no_bit(tmp_path: Path) -> None:
