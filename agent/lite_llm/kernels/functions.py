@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import njit
-
 from lite_llm.kernels.lanes import (
     absolute,
     fma,
@@ -18,6 +16,7 @@ from lite_llm.kernels.lanes import (
     where_less,
     with_sign,
 )
+from lite_llm.kernels.vector import inlined
 
 # Cephes (Moshier), single precision: exp, tanh, erf on [-1, 1], erfc on [1, 2] and beyond.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
@@ -60,7 +59,7 @@ _ERFC_FAR = (
 )
 
 
-@njit
+@inlined
 def _polynomial(x: Any, coefficients: Any) -> Any:
     """Horner's scheme, highest power first."""
     result = spread(coefficients[0])
@@ -69,7 +68,7 @@ def _polynomial(x: Any, coefficients: Any) -> Any:
     return result
 
 
-@njit
+@inlined
 def exp(x: Any) -> Any:
     """e to the power of x."""
     x = smaller(greater(x, spread(-104.0)), spread(89.0))
@@ -82,7 +81,7 @@ def exp(x: Any) -> Any:
     return times_power(tail + spread(1.0), shifted)
 
 
-@njit
+@inlined
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
     size = absolute(x)
@@ -92,7 +91,7 @@ def tanh(x: Any) -> Any:
     return where_less(size, spread(0.625), near, with_sign(far, x))
 
 
-@njit
+@inlined
 def erf(x: Any) -> Any:
     """Gauss's error function."""
     size = absolute(x)
@@ -110,7 +109,7 @@ def erf(x: Any) -> Any:
     return where_less(size, spread(1.0), near, with_sign(far, x))
 
 
-@njit
+@inlined
 def log(x: Any) -> Any:
     """The natural logarithm of one finite float32 of at least 1; others give NaN."""
     if not 1.0 <= x < math.inf:

@@ -207,7 +207,7 @@ _div = expression(_lanes, lambda b, x, y: b.fdiv(x, y), _lanes, _lanes)
 def _operator(symbol: Any, function: Any) -> None:
     # Without annotations: numba compares the two signatures.
     @overload(symbol)
-    def typing(a, b):  # type: ignore[no-untyped-def]
+    def typing(a, b):  # type: ignore[no-untyped-def]  # for the reason above
         if a is _lanes and b is _lanes:
             return lambda a, b: function(a, b)
         return None

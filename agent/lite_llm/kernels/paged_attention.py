@@ -9,8 +9,6 @@ positions only, so that neither neighbours nor what lies in unused slots can rea
 
 from __future__ import annotations
 
-from numba import njit
-
 from lite_llm.kernels.functions import exp, tanh
 from lite_llm.kernels.lanes import greater, largest, put, spread, sum_of, take, within
 from lite_llm.kernels.products import CACHED_ROWS, clear, dots, size_of, widen
@@ -20,9 +18,14 @@ from lite_llm.kernels.vector import (
     FLOAT32,
     LANES,
     half_word,
+    inlined,
     load_float32,
     store_float32,
     store_word,
+    unpack_3,
+    unpack_4,
+    unpack_5,
+    unpack_7,
     word,
 )
 
@@ -32,8 +35,10 @@ MAX_LINES = 64
 """Queries of a task: rows times heads that share one key head."""
 
 
-@njit
-def _weigh(scores, begin, end, scale, cap, state, sums, width):  # type: ignore[no-untyped-def]
+@inlined
+def _weigh(
+    scores: int, begin: int, end: int, scale: float, cap: float, state: int, sums: int, width: int
+) -> None:
     """Turn a line's scores of one block into weights, zero outside begin to end; add them up."""
     top, mass = load_float32(state), load_float32(state + 4)
     best = spread(top)
@@ -59,8 +64,10 @@ def _weigh(scores, begin, end, scale, cap, state, sums, width):  # type: ignore[
     store_float32(mass + sum_of(total), state + 4)
 
 
-@njit
-def _mix(scores, lines, spans, values, stride, sums, width):  # type: ignore[no-untyped-def]
+@inlined
+def _mix(
+    scores: int, lines: int, spans: int, values: int, stride: int, sums: int, width: int
+) -> None:
     """Add the weighted values of a block to each line's sums; lines of one span go together."""
     m = 0
     while m < lines:
@@ -86,60 +93,17 @@ def _mix(scores, lines, spans, values, stride, sums, width):  # type: ignore[no-
         m += step
 
 
-def _attend(arguments, worker, task):  # type: ignore[no-untyped-def]
+def _attend(arguments: int, worker: int, task: int) -> None:
     table = word(arguments, 0)
-    keys, key_page, key_head, key_slot, kind, slots, key_size = (
-        word(table, 0),
-        word(table, 1),
-        word(table, 2),
-        word(table, 3),
-        word(table, 4),
-        word(table, 5),
-        word(table, 6),
-    )
-    values, value_page, value_head, value_slot, value_size = (
-        word(table, 7),
-        word(table, 8),
-        word(table, 9),
-        word(table, 10),
-        word(table, 13),
-    )
-    sequences, positions, pages, pages_row, tiles = (
-        word(table, 14),
-        word(table, 15),
-        word(table, 16),
-        word(table, 17),
-        word(table, 18),
-    )
-    query, query_row, query_head, query_kind = (
-        word(table, 19),
-        word(table, 20),
-        word(table, 21),
-        word(table, 22),
-    )
-    out, out_row, out_head = (
-        word(table, 23),
-        word(table, 24),
-        word(table, 25),
-    )
-    groups, chunks, chunk_heads, shared = (
-        word(table, 26),
-        word(table, 27),
-        word(table, 28),
-        word(table, 29),
-    )
-    scale, cap, window, sinks, sinks_kind = (
-        load_float32(table + 8 * 30),
-        load_float32(table + 8 * 31),
-        word(table, 32),
-        word(table, 33),
-        word(table, 34),
-    )
-    scratch, scratch_bytes, values_in_keys = (
-        word(table, 35),
-        word(table, 36),
-        word(table, 37),
-    )
+    keys, key_page, key_head, key_slot, kind, slots, key_size = unpack_7(table)
+    values, value_page, value_head, value_slot, _, _, value_size = unpack_7(table + 8 * 7)
+    sequences, positions, pages, pages_row, tiles = unpack_5(table + 8 * 14)
+    query, query_row, query_head, query_kind = unpack_4(table + 8 * 19)
+    out, out_row, out_head = unpack_3(table + 8 * 23)
+    groups, chunks, chunk_heads, shared = unpack_4(table + 8 * 26)
+    scale, cap = load_float32(table + 8 * 30), load_float32(table + 8 * 31)
+    window, sinks, sinks_kind = unpack_3(table + 8 * 32)
+    scratch, scratch_bytes, values_in_keys = unpack_3(table + 8 * 35)
 
     tile = task // (groups * chunks)
     group = task // chunks % groups

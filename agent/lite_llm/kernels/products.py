@@ -8,12 +8,19 @@ the same order.
 
 from __future__ import annotations
 
-from numba import njit
-
 from lite_llm.kernels.lanes import put, spread, take
 from lite_llm.kernels.threads import Kernel
 from lite_llm.kernels.tiles import dot_1x1, dot_1x2, dot_1x4, dot_2x2, dot_3x2
-from lite_llm.kernels.vector import FLOAT32, LANES, word
+from lite_llm.kernels.vector import (
+    FLOAT32,
+    LANES,
+    inlined,
+    unpack_3,
+    unpack_4,
+    unpack_5,
+    unpack_6,
+    unpack_7,
+)
 
 BLOCK = 512
 """Elements of K in a block: part of the order of every sum, never to be tuned."""
@@ -26,28 +33,40 @@ CACHED_ROWS = 9
 """Rows of x that stay in the first-level cache while the outputs of a panel pass."""
 
 
-@njit
-def size_of(kind):  # type: ignore[no-untyped-def]
+@inlined
+def size_of(kind: int) -> int:
     """Bytes of one number."""
     return 4 if kind == FLOAT32 else 2
 
 
-@njit
-def widen(source, kind, count, target):  # type: ignore[no-untyped-def]
+@inlined
+def widen(source: int, kind: int, count: int, target: int) -> None:
     """Copy numbers as float32, and zeros up to whole lanes."""
     for i in range(0, count, LANES):
         put(take(source + i * size_of(kind), kind, count - i), target + 4 * i, FLOAT32, LANES)
 
 
-@njit
-def clear(target, count):  # type: ignore[no-untyped-def]
+@inlined
+def clear(target: int, count: int) -> None:
     """Set float32 to zero, a multiple of sixteen of them."""
     for i in range(0, count, LANES):
         put(spread(0.0), target + 4 * i, FLOAT32, LANES)
 
 
-@njit
-def dots(x, x_stride, rows, w, w_stride, kind, columns, count, out, out_stride, ahead):  # type: ignore[no-untyped-def]
+@inlined
+def dots(
+    x: int,
+    x_stride: int,
+    rows: int,
+    w: int,
+    w_stride: int,
+    kind: int,
+    columns: int,
+    count: int,
+    out: int,
+    out_stride: int,
+    ahead: int,
+) -> None:
     """``out[r, n] += x[r] . w[n]``: of any number of rows and columns, in tiles."""
     n = 0
     while n < columns:
@@ -74,45 +93,24 @@ def dots(x, x_stride, rows, w, w_stride, kind, columns, count, out, out_stride, 
         n += step
 
 
-def _pack(arguments, worker, task):  # type: ignore[no-untyped-def]
-    x, stride, kind, inputs, rows, packed, rows_a_task = (
-        word(arguments, 0),
-        word(arguments, 1),
-        word(arguments, 2),
-        word(arguments, 3),
-        word(arguments, 4),
-        word(arguments, 5),
-        word(arguments, 6),
-    )
+def _pack(arguments: int, worker: int, task: int) -> None:
+    x, stride, kind, inputs, rows, packed, rows_a_task = unpack_7(arguments)
     for r in range(task * rows_a_task, min(rows, (task + 1) * rows_a_task)):
         for k in range(0, inputs, BLOCK):
             to = packed + 4 * (k * rows + r * BLOCK)
             widen(x + r * stride + k * size_of(kind), kind, min(BLOCK, inputs - k), to)
 
 
-def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
-    packed, all_rows, inputs, outputs, kind, w_stride = (
-        word(arguments, 0),
-        word(arguments, 1),
-        word(arguments, 2),
-        word(arguments, 3),
-        word(arguments, 4),
-        word(arguments, 5),
-    )
-    out, out_stride, out_kind, bias_kind = (
-        word(arguments, 6),
-        word(arguments, 7),
-        word(arguments, 8),
-        word(arguments, 9),
-    )
-    scratch, width, table = word(arguments, 10), word(arguments, 11), word(arguments, 12)
-    weight, bias, scratch_bytes = word(arguments, 13), word(arguments, 14), word(arguments, 17)
+def _multiply(arguments: int, worker: int, task: int) -> None:
+    packed, all_rows, inputs, outputs, kind, w_stride = unpack_6(arguments)
+    out, out_stride, out_kind, bias_kind = unpack_4(arguments + 8 * 6)
+    scratch, width, table = unpack_3(arguments + 8 * 10)
+    weight, bias, row, row_kind, scratch_bytes = unpack_5(arguments + 8 * 13)
     blocks = -(-outputs // width)
     piece, n0 = task // blocks, task % blocks * width
     first, rows = piece * PANEL_ROWS, min(PANEL_ROWS, all_rows - piece * PANEL_ROWS)
     if table != 0:
-        entry = table + 32 * piece
-        weight, bias, first, rows = word(entry, 0), word(entry, 1), word(entry, 2), word(entry, 3)
+        weight, bias, first, rows = unpack_4(table + 32 * piece)
     columns = min(width, outputs - n0)
     weight += n0 * w_stride
     sums = scratch + worker * scratch_bytes
@@ -120,7 +118,7 @@ def _multiply(arguments, worker, task):  # type: ignore[no-untyped-def]
     if packed == 0:
         # The one row there is: its blocks lie side by side already, but for the widening.
         packed = panel + 4 * PANEL_OUTPUTS * BLOCK
-        widen(word(arguments, 15), word(arguments, 16), inputs, packed)
+        widen(row, row_kind, inputs, packed)
     clear(sums, rows * PANEL_OUTPUTS)
     if rows <= DIRECT_ROWS:
         step = 4 if rows == 1 else 2

@@ -7,8 +7,9 @@ of 1,024 elements added in turn.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
 
 from lite_llm.kernels.functions import erf, exp, log, tanh
 from lite_llm.kernels.lanes import (
@@ -25,28 +26,32 @@ from lite_llm.kernels.lanes import (
 )
 from lite_llm.kernels.products import size_of
 from lite_llm.kernels.threads import Kernel
-from lite_llm.kernels.vector import FLOAT32, LANES, half_word, load_float32, word
+from lite_llm.kernels.vector import (
+    FLOAT32,
+    LANES,
+    half_word,
+    inlined,
+    load_float32,
+    unpack_4,
+    unpack_5,
+    unpack_6,
+    unpack_7,
+    word,
+)
 
 SUM_BLOCK = 1024
 """Elements added before their sum joins the row's: part of the order, never to be tuned."""
 SILU, GELU, GELU_TANH = 0, 1, 2
 
 
-def _normalise(arguments, worker, task):  # type: ignore[no-untyped-def]
-    x, outer_stride, inner_stride, inner, kind = (
-        word(arguments, 0),
-        word(arguments, 1),
-        word(arguments, 2),
-        word(arguments, 3),
-        word(arguments, 4),
+def _normalise(arguments: int, worker: int, task: int) -> None:
+    x, outer_stride, inner_stride, inner, kind = unpack_5(arguments)
+    size, weight, weight_kind, plus_one = unpack_4(arguments + 8 * 5)
+    out, out_kind, epsilon = (
+        word(arguments, 9),
+        word(arguments, 10),
+        load_float32(arguments + 8 * 11),
     )
-    size, weight, weight_kind, plus_one = (
-        word(arguments, 5),
-        word(arguments, 6),
-        word(arguments, 7),
-        word(arguments, 8),
-    )
-    out, out_kind, epsilon = word(arguments, 9), word(arguments, 10), load_float32(arguments + 88)
     rows, chunk = word(arguments, 12), word(arguments, 13)
     step = size_of(kind)
     for row in range(task * chunk, min(rows, (task + 1) * chunk)):
@@ -69,24 +74,9 @@ def _normalise(arguments, worker, task):  # type: ignore[no-untyped-def]
             put(y, to + i * size_of(out_kind), out_kind, size - i)
 
 
-def _rotate(arguments, worker, task):  # type: ignore[no-untyped-def]
-    x, row_stride, head_stride, heads, size, kind = (
-        word(arguments, 0),
-        word(arguments, 1),
-        word(arguments, 2),
-        word(arguments, 3),
-        word(arguments, 4),
-        word(arguments, 5),
-    )
-    cosines, sines, turn_stride, half, out, rows, chunk = (
-        word(arguments, 6),
-        word(arguments, 7),
-        word(arguments, 8),
-        word(arguments, 9),
-        word(arguments, 10),
-        word(arguments, 11),
-        word(arguments, 12),
-    )
+def _rotate(arguments: int, worker: int, task: int) -> None:
+    x, row_stride, head_stride, heads, size, kind = unpack_6(arguments)
+    cosines, sines, turn_stride, half, out, rows, chunk = unpack_7(arguments + 8 * 6)
     step = size_of(kind)
     for row in range(task * chunk, min(rows, (task + 1) * chunk)):
         cosine, sine = cosines + row * turn_stride, sines + row * turn_stride
@@ -112,8 +102,8 @@ def _rotate(arguments, worker, task):  # type: ignore[no-untyped-def]
                 put(take(begin + i * step, kind, size - i), to + i * step, kind, size - i)
 
 
-@njit
-def _activate(x, activation):  # type: ignore[no-untyped-def]
+@inlined
+def _activate(x: Any, activation: int) -> Any:
     if activation == SILU:
         return x / (spread(1.0) + exp(spread(0.0) - x))
     if activation == GELU:
@@ -122,19 +112,9 @@ def _activate(x, activation):  # type: ignore[no-untyped-def]
     return spread(0.5) * x * (spread(1.0) + tanh(inner))
 
 
-def _gate(arguments, worker, task):  # type: ignore[no-untyped-def]
-    gate, gate_stride, up, up_stride, out, size, kind, activation, rows, chunk = (
-        word(arguments, 0),
-        word(arguments, 1),
-        word(arguments, 2),
-        word(arguments, 3),
-        word(arguments, 4),
-        word(arguments, 5),
-        word(arguments, 6),
-        word(arguments, 7),
-        word(arguments, 8),
-        word(arguments, 9),
-    )
+def _gate(arguments: int, worker: int, task: int) -> None:
+    gate, gate_stride, up, up_stride, out = unpack_5(arguments)
+    size, kind, activation, rows, chunk = unpack_5(arguments + 8 * 5)
     step = size_of(kind)
     for row in range(task * chunk, min(rows, (task + 1) * chunk)):
         for i in range(0, size, LANES):
@@ -144,7 +124,7 @@ def _gate(arguments, worker, task):  # type: ignore[no-untyped-def]
             put(y, out + (row * size + i) * step, kind, size - i)
 
 
-def _soften(arguments, worker, task):  # type: ignore[no-untyped-def]
+def _soften(arguments: int, worker: int, task: int) -> None:
     size, logarithm = word(arguments, 3), word(arguments, 4)
     x = word(arguments, 0) + task * word(arguments, 1)
     out = word(arguments, 2) + task * size * 4
@@ -172,32 +152,11 @@ def _soften(arguments, worker, task):  # type: ignore[no-untyped-def]
         put(y, out + 4 * i, FLOAT32, size - i)
 
 
-def _store(arguments, worker, task):  # type: ignore[no-untyped-def]
-    x, row_stride, head_stride, kind, heads, rows, chunk = (
-        word(arguments, 0),
-        word(arguments, 1),
-        word(arguments, 2),
-        word(arguments, 3),
-        word(arguments, 4),
-        word(arguments, 5),
-        word(arguments, 6),
-    )
+def _store(arguments: int, worker: int, task: int) -> None:
+    x, row_stride, head_stride, kind, heads, rows, chunk = unpack_7(arguments)
     table = word(arguments, 7)
-    pool, page_stride, pool_head, pool_slot, pool_kind, slots, size = (
-        word(table, 0),
-        word(table, 1),
-        word(table, 2),
-        word(table, 3),
-        word(table, 4),
-        word(table, 5),
-        word(table, 6),
-    )
-    sequences, positions, pages, pages_row = (
-        word(table, 7),
-        word(table, 8),
-        word(table, 9),
-        word(table, 10),
-    )
+    pool, page_stride, pool_head, pool_slot, pool_kind, slots, size = unpack_7(table)
+    sequences, positions, pages, pages_row = unpack_4(table + 8 * 7)
     for row in range(task * chunk, min(rows, (task + 1) * chunk)):
         position = half_word(positions, row)
         page = half_word(pages + half_word(sequences, row) * pages_row, position // slots)

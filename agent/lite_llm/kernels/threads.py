@@ -143,9 +143,31 @@ def _work(job: int) -> None:
         task = fetch_add(job + 8 * _NEXT, 1)
 
 
-def _launch(  # type: ignore[no-untyped-def]
-    kernel, tasks, threads, work, team, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s
-):
+def _launch(
+    kernel: int,
+    tasks: int,
+    threads: int,
+    work: int,
+    team: int,
+    a: int,
+    b: int,
+    c: int,
+    d: int,
+    e: int,
+    f: int,
+    g: int,
+    h: int,
+    i: int,
+    j: int,
+    k: int,
+    m: int,
+    n: int,
+    o: int,
+    p: int,
+    q: int,
+    r: int,
+    s: int,
+) -> None:
     job = _job(tasks, 0, 0, kernel, a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s)
     if team == 0 or threads == 1 or tasks <= 1:
         _start(work, job)

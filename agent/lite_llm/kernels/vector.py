@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, Signature
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
+from numba import njit
 from numba.core import cgutils as untyped_cgutils
 from numba.core import types
 from numba.extending import intrinsic
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LANES = 16
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
@@ -31,6 +35,13 @@ _STORED = {FLOAT32: FLOAT, BFLOAT16: INT16, FLOAT16: HALF}
 cgutils: Any = untyped_cgutils
 Value = Any
 Builder = Any
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Let numba code call a function, which is compiled together with its callers."""
+    compile_later: Any = njit
+    dispatcher: Callable[P, R] = compile_later(function)
+    return dispatcher
 
 
 def at(builder: Builder, address: Value, stride: Value | int, index: Value | int) -> Value:
@@ -127,9 +138,8 @@ def expression(result: Any, emit: Callable[..., Value], *parameters: Any) -> Any
 
     # numba counts the arguments in the signature, and would hand over *arguments as one tuple.
     names = ["typingctx", *(f"operand{index}" for index in range(len(parameters)))]
-    typing.__signature__ = Signature(  # type: ignore[attr-defined]
-        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    )
+    signature = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    setattr(typing, "__signature__", signature)  # noqa: B010  # mypy knows no such attribute
     return intrinsic(typing)
 
 
@@ -205,6 +215,18 @@ fetch_add = expression(_int, _fetch_add, _int, _int)
 """Add to the integer at an address, at once for all threads; what it was."""
 
 
+def unpack(count: int) -> Any:
+    """A function that reads so many integers in a row from an address: a tuple."""
+
+    def emit(builder: Builder, address: Value) -> Value:
+        places = [at(builder, address, 8, index) for index in range(count)]
+        pointers = [builder.inttoptr(place, INT64.as_pointer()) for place in places]
+        return cgutils.pack_array(builder, [builder.load(pointer) for pointer in pointers])
+
+    integers: Any = types.UniTuple
+    return expression(integers(_int, count), emit, _int)
+
+
 def words(count: int) -> Any:
     """A function that lays so many integers in a row on its caller's stack: the address."""
     return expression(_int, _words, *([_int] * count))
@@ -213,3 +235,6 @@ def words(count: int) -> Any:
 def call(count: int) -> Any:
     """A function that calls what stands at its first argument with so many integers."""
     return expression(types.none, _call, *([_int] * (count + 1)))
+
+
+unpack_3, unpack_4, unpack_5, unpack_6, unpack_7 = (unpack(count) for count in range(3, 8))
