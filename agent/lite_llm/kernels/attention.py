@@ -13,7 +13,7 @@ from torch.nn import functional
 from lite_llm.kernels import paged_attention
 from lite_llm.kernels.mode import is_fast
 from lite_llm.kernels.paging import TILE_ROWS, LayerPages
-from lite_llm.kernels.threads import float_bits, layout, scratch, table_of
+from lite_llm.kernels.threads import float_bits, get_threads, layout, scratch, table_of
 from lite_llm.kernels.vector import KINDS
 
 
@@ -49,11 +49,12 @@ def attend(
     sinks_H = None if sinks_H is None else sinks_H.contiguous()
     shared = heads // groups
     tiles = rows.tiles_X2
-    chunk_heads = min(shared, max(1, paged_attention.MAX_LINES // TILE_ROWS))
-    if length == len(tiles):
-        chunk_heads = min(shared, paged_attention.MAX_LINES)
-    chunks = -(-shared // chunk_heads)
-    lines = chunk_heads * (1 if length == len(tiles) else TILE_ROWS)
+    tile_rows = 1 if length == len(tiles) else TILE_ROWS
+    chunk_heads = min(shared, paged_attention.MAX_LINES // tile_rows)
+    # Heads that share keys are parted where there would be too few tasks to share out.
+    while chunk_heads > 3 and len(tiles) * groups * -(-shared // chunk_heads) < 2 * get_threads():
+        chunk_heads = -(-chunk_heads // 2)
+    chunks, lines = -(-shared // chunk_heads), chunk_heads * tile_rows
     nbytes = paged_attention.scratch_bytes(lines, key_size, value_size)
     keys_at, values_at = kv.layouts
     table = table_of(

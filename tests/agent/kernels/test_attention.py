@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lite_llm.kernels import LayerPages, PagedKv, Rows, attend, get_threads, set_threads, store
+from lite_llm.kernels import (
+    LayerPages,
+    PagedKv,
+    Rows,
+    attend,
+    fast,
+    get_threads,
+    set_threads,
+    store,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPTIONS: list[dict[str, Any]] = [
@@ -121,12 +130,13 @@ def test_pages_change_no_bit(heads: tuple[int, int, int, int, bool]) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_threads_change_no_bit() -> None:
-    before, talk = get_threads(), Conversations((8, 2, 64, 64, False), torch.float32, length=300)
+@pytest.mark.parametrize("heads", [(8, 2, 64, 64, False), (32, 1, 80, 64, True)])
+def test_threads_change_no_bit(heads: tuple[int, int, int, int, bool]) -> None:
+    before, talk = get_threads(), Conversations(heads, torch.float32, length=300)
     at, results = [(0, position) for position in range(300)], []
     for threads in (1, 2, 3):
         set_threads(threads)
-        results.append(talk.attend(at))
+        results.append(torch.cat((talk.attend(at[:-1]), talk.attend(at[-1:]))))
     set_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -173,3 +183,19 @@ def test_queries_may_be_a_part_of_something_wider() -> None:
         for queries in (part, part.contiguous(), part.transpose(1, 2).contiguous().transpose(1, 2))
     ]
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_fast_mode_means_the_same(options: dict[str, Any]) -> None:
+    talk = Conversations((6, 2, 24, 40, False), torch.float32, sequences=2)
+    at = [(sequence, position) for sequence in range(2) for position in range(60, 100)]
+    with fast():
+        result = talk.attend(at, **options)
+    assert torch.allclose(result, talk.attend(at, **options), atol=1e-5)
+
+
+def test_rows_have_to_be_int32() -> None:
+    talk = Conversations((6, 2, 24, 40, False), torch.float32)
+    rows = Rows(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int32), talk.pages)
+    with pytest.raises(ValueError, match="int32"):
+        attend(talk.queries[0, :1], LayerPages(talk.kv, rows), scale=1.0)

@@ -90,3 +90,23 @@ def test_a_bad_row_disturbs_no_other() -> None:
     assert spoilt[3].isnan().all()
     assert not spoilt[7].isfinite().any()
     assert (spoilt[11] == 0).all()
+
+
+def test_shapes_without_anything_and_shapes_that_do_not_fit() -> None:
+    assert linear(normal(0, 8), normal(5, 8)).shape == (0, 5)
+    with pytest.raises(ValueError, match="rows of 8 don't fit"):
+        linear(normal(2, 8), normal(5, 9))
+
+
+def test_rows_and_weights_may_be_parts_of_wider_tensors() -> None:
+    wide_x, wide_weight = normal(20, 90), normal(40, 90, seed=1)
+    x, weight = wide_x[:, 10:80], wide_weight[5:38, 10:80]
+    expected = linear(x.contiguous(), weight.contiguous())
+    assert torch.equal(linear(x, weight), expected)
+    turned = weight.T.contiguous().T
+    assert torch.equal(linear(x.T.contiguous().T, turned), expected)
+
+
+def test_dtypes_may_differ() -> None:
+    x, weight = normal(4, 33), normal(6, 33, dtype=torch.bfloat16)
+    assert torch.equal(linear(x, weight), linear(x, weight.float()))
