@@ -5,6 +5,7 @@ Legend: T tokens of a step, R rows whose logits are wanted, D hidden, V vocabula
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as Many
 from typing import NamedTuple
 
@@ -16,11 +17,13 @@ from lite_llm.contracts.errors import Internal, LiteLLMError, OutOfMemory
 from lite_llm.engine.batching import Part, halves
 from lite_llm.engine.lineup import Lineup
 from lite_llm.engine.logprobs import logprobs_of
+from lite_llm.engine.selection import likeliest
 from lite_llm.engine.sequence import Sequence
 from lite_llm.kvcache import KvCache
 from lite_llm.models import Decoder
 
 PROMPT_ROWS = 64  # whose logits are taken at once: with a large vocabulary, 32 MiB
+PACE_TOKENS = 64  # of a step that shows what a prompt's token costs
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +33,8 @@ class Ready(NamedTuple):
 
     sequence: Sequence
     logits_V: Tensor
+    best: int | None
+    """The likeliest token; None if the logits are of no use."""
 
 
 class Unable(NamedTuple):
@@ -52,7 +57,10 @@ class Runner:
         if not parts:
             return []
         try:
-            return list(self._forward(parts))
+            began = time.perf_counter()
+            ready = self._forward(parts)
+            self._pace(_total(parts), time.perf_counter() - began)
+            return [*ready]
         except Exception as error:  # of any kind: it ends these sequences, not the worker
             if not _is_out_of_memory(error):
                 return _unable(parts, error)
@@ -75,13 +83,24 @@ class Runner:
         hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages)
         ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)
         whole = [place for place, (each, n) in enumerate(parts) if each.pending == n]
-        logits_RV = self._decoder.logits(hidden_TD[ends[whole] - 1]) if whole else torch.empty(0)
+        logits_RV = self._decoder.logits(hidden_TD[ends[whole] - 1]) if whole else torch.empty(0, 1)
+        best = likeliest(logits_RV)
         for (each, n), end in zip(parts, ends.tolist(), strict=True):
             if each.group.wants_prompt_logprobs:
                 self._rate_prompt(each, hidden_TD[end - n : end])
         for each, n in parts:
             self._lineup.commit(each, n)
-        return [Ready(parts[place][0], logits_RV[row]) for row, place in enumerate(whole)]
+        return [
+            Ready(parts[place][0], logits_RV[row], best[row]) for row, place in enumerate(whole)
+        ]
+
+    def _pace(self, num_tokens: int, seconds: float) -> None:
+        """Tell the cache what computing costs, so that it knows what is worth fetching."""
+        if num_tokens >= PACE_TOKENS:
+            token_seconds, before = seconds / num_tokens, self._kv.token_seconds
+            self._kv.token_seconds = (
+                token_seconds if before is None else 0.9 * before + 0.1 * token_seconds
+            )
 
     def _rate_prompt(self, sequence: Sequence, hidden_TD: Tensor) -> None:
         """Log probabilities of the tokens after these rows, unless they are known already."""

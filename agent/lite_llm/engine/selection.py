@@ -5,7 +5,6 @@ Each row is looked at by itself: what a sequence gets depends on nothing else in
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import torch
@@ -25,22 +24,22 @@ class Choice:
     logprobs: Logprobs | None = None
 
 
-def select(sequences: Many[Sequence], logits_RV: Tensor) -> list[Choice | Internal]:
-    """One of each row; an error for rows that can't be chosen from, whatever the others hold."""
+def likeliest(logits_RV: Tensor) -> list[int | None]:
+    """The likeliest token of each row, the smallest of equals; None for a row of no use."""
     # Largest values are exact, and NaN wins: one look finds all that is wrong with a row.
     usable = torch.isfinite(logits_RV.amax(dim=-1)).tolist()
-    likeliest = logits_RV.argmax(dim=-1).tolist()
-    return [
-        _choice(sequence, logits_RV[row], likeliest[row]) if usable[row] else _unusable(sequence)
-        for row, sequence in enumerate(sequences)
-    ]
+    tokens = logits_RV.argmax(dim=-1).tolist()
+    return [token if good else None for token, good in zip(tokens, usable, strict=True)]
 
 
-def _choice(sequence: Sequence, logits_V: Tensor, likeliest: int) -> Choice | Internal:
+def select(sequence: Sequence, logits_V: Tensor, best: int | None) -> Choice | Internal:
+    """The next token of ``sequence``, or why there is none; ``best`` is its :func:`likeliest`."""
+    if best is None:
+        return _unusable(sequence)
     sampling, count = sequence.sampling, sequence.group.request.logprobs
     changed = bool(sequence.banned or sampling.logit_bias or sequence.history is not None)
     if sampling.greedy and not changed and count is None:
-        return Choice(likeliest)  # the common case: nothing leaves the device
+        return Choice(best)  # the common case: nothing leaves the device
     row_V = logits_V.cpu().numpy()
     chosen_V = row_V
     if changed:

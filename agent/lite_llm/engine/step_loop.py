@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from lite_llm.contracts.errors import LiteLLMError
 from lite_llm.engine.batching import BatchSettings
 from lite_llm.engine.lineup import Lineup, tenants
@@ -36,7 +34,7 @@ class StepLoop:
         """Advance every sequence that can advance; False if there is none."""
         parts = self._lineup.schedule()
         ready = self._accept(self._runner.run(parts))
-        choices = self._sample(ready)
+        choices = [(each.sequence, select(*each)) for each in ready]
         self._emit(choices)
         self._measures.stepped(parts, self._groups.values(), self._kv)
         return bool(parts)
@@ -79,15 +77,8 @@ class StepLoop:
                 group.is_read = True
                 group.outlet.put(PromptRead(tuple(group.prompt_logprobs)))
                 followers = self._lineup.fork(result.sequence, group.sequences[1:])
-                rows += [Ready(follower, result.logits_V) for follower in followers]
+                rows += [result._replace(sequence=follower) for follower in followers]
         return rows
-
-    def _sample(self, ready: list[Ready]) -> list[tuple[Sequence, Choice | LiteLLMError]]:
-        if not ready:
-            return []
-        sequences = [each.sequence for each in ready]
-        choices = select(sequences, torch.stack([each.logits_V for each in ready]))
-        return list(zip(sequences, choices, strict=True))
 
     def _emit(self, choices: Iterable[tuple[Sequence, Choice | LiteLLMError]]) -> None:
         for sequence, choice in choices:
