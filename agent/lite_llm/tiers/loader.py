@@ -18,7 +18,7 @@ from lite_llm.tiers.load import Load, Places, Shared
 from lite_llm.tiers.mapped_file import MappedFile, mappings
 from lite_llm.tiers.measures import Measures
 from lite_llm.tiers.memory_tier import HeldRun, HostTier
-from lite_llm.tiers.plan import LoadPlan, Run, plan_load
+from lite_llm.tiers.plan import LoadPlan, Run, plan_expert, plan_load
 from lite_llm.tiers.source import LocalSource, Source
 from lite_llm.tiers.turns import Turns
 from lite_llm.tiers.verified import VerifiedChunks
@@ -77,9 +77,16 @@ class Loader:
         device, what has no room in host memory passes through it piece by piece.
         ``prefetch`` gives way to every other load, until somebody waits for a layer of it.
         """
+        plan = plan_load(manifest, dense=dense, wants_expert=wants_expert)
+        async with self._started(plan, sources, prefetch=prefetch) as load:
+            yield load
+
+    @asynccontextmanager
+    async def _started(
+        self, plan: LoadPlan, sources: Sequence[Source | LocalSource], *, prefetch: bool
+    ) -> AsyncIterator[Load]:
         if not sources:
             raise InvalidRequest("a load needs a source", where="load", remedy="name one")
-        plan = plan_load(manifest, dense=dense, wants_expert=wants_expert)
         async with AsyncExitStack() as held:
             files = {
                 record.name: await self._open(record, sources, held)
@@ -100,9 +107,8 @@ class Loader:
             raise InvalidRequest(
                 f"{manifest.model} has no expert {key}", where="expert", remedy="see `inspect`"
             )
-        async with self.load(
-            manifest, sources, dense=False, wants_expert=lambda other: other == key
-        ) as load:
+        plan = plan_expert(manifest, key)
+        async with self._started(plan, sources, prefetch=False) as load:
             layer: Layer = await load.layer(key.layer)
             yield layer.experts[key]
 

@@ -133,7 +133,15 @@ def plan_load(
 ) -> LoadPlan:
     """The plan for the dense tensors, if ``dense``, and the experts that are wanted."""
     experts = tuple(record for record in manifest.experts if wants_expert(record.key))
-    stages = _stages(manifest, manifest.tensors if dense else (), experts)
+    return _planned(manifest, _stages(manifest, manifest.tensors if dense else (), experts))
+
+
+def plan_expert(manifest: Manifest, key: ExpertKey) -> LoadPlan:
+    """The plan for one expert, without a look at all the others. Raises ``KeyError``."""
+    return _planned(manifest, [Stage(key.layer, (), (manifest.expert_by_key[key],))])
+
+
+def _planned(manifest: Manifest, stages: list[Stage]) -> LoadPlan:
     wanted: dict[str, set[int]] = defaultdict(set)
     for stage in stages:
         for span in stage.spans:

@@ -10,7 +10,7 @@ import pytest
 from lite_llm.contracts.manifest import FileRecord, Manifest, Span, TensorRecord
 from lite_llm.tiers import EMBEDDINGS, LoadPlan, plan_load
 from lite_llm.tiers.chunks import Chunks
-from lite_llm.tiers.plan import stage_of
+from lite_llm.tiers.plan import plan_expert, stage_of
 
 
 def assert_sound(plan: LoadPlan) -> None:
@@ -95,6 +95,14 @@ def test_one_layer_alone_is_read_in_large_pieces() -> None:
     tensors = (TensorRecord("model.layers.3.w", Span("f", 0, 20 << 20), (20 << 20,), "U8"),)
     plan = plan_load(Manifest(model="m", architecture={}, files=(file,), tensors=tensors))
     assert [request.num_bytes >> 20 for request in plan.requests] == [8, 8, 4]
+
+
+def test_the_plan_for_one_expert_is_the_one_that_asks_for_it_alone(checkpoint: Any) -> None:
+    for record in checkpoint.manifest.experts:
+        alone = plan_load(
+            checkpoint.manifest, dense=False, wants_expert=lambda key, own=record.key: key == own
+        )
+        assert plan_expert(checkpoint.manifest, record.key) == alone
 
 
 def test_layers_that_lie_out_of_order_are_read_in_order() -> None:
