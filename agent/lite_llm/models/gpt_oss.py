@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from lite_llm.experts import Scoring
 from lite_llm.models.architecture import DecoderConfig, LayerConfig
 from lite_llm.models.fields import Fields
@@ -49,7 +51,13 @@ def gpt_oss(fields: Fields, context_tokens: int | None = None) -> DecoderConfig:
         )
         return LayerConfig(attention=attention, ffn=moe)
 
-    return read_decoder(fields, family="gpt_oss", layer=layer, context_tokens=context_tokens)
+    return read_decoder(
+        fields,
+        family="gpt_oss",
+        layer=layer,
+        dtype=torch.bfloat16,  # the released configuration names none
+        context_tokens=context_tokens,
+    )
 
 
 def _check_quantization(fields: Fields) -> None:

@@ -15,6 +15,7 @@ import torch
 from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.contracts.manifest import ExpertRecord, Manifest, TensorRecord
 from lite_llm.models.architecture import DecoderConfig, LayerConfig, Weight
+from lite_llm.models.moe import with_routing_seed
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 STORED_DTYPES: Final = {
@@ -63,11 +64,12 @@ class Inventory:
 
 
 def take_inventory(manifest: Manifest, config: DecoderConfig) -> Inventory:
-    """Find every weight of ``config``.
+    """Find every weight of ``config``, whose routers get the checkpoint's seed.
 
     Raises :class:`Corrupt` naming the tensor that is missing, of another shape or belongs to no
     part of the model, and :class:`Unsupported` naming one of a type that is not implemented.
     """
+    config = with_routing_seed(config, manifest.routing_seed)
     find = _Finder(manifest, config)
     by_hidden = (config.vocab_size, config.hidden_size)
     embedding = find.whole(EMBEDDING, Weight(by_hidden))

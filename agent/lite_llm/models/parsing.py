@@ -29,10 +29,12 @@ MAX_LAYERS: Final = 4096
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def read_dtype(fields: Fields) -> torch.dtype:
+def read_dtype(fields: Fields, default: torch.dtype | None = None) -> torch.dtype:
     """Of weights and activations; its field was called ``torch_dtype``."""
     older = fields.raw("torch_dtype")
     name = fields.raw("dtype") or older
+    if name is None and default is not None:
+        return default
     if not isinstance(name, str) or name not in DTYPES:
         fields.unsupported("dtype" if "dtype" in fields else "torch_dtype", _one_of(DTYPES))
     return DTYPES[name]
@@ -151,6 +153,7 @@ def read_decoder(
     layer: Callable[[int], LayerConfig],
     norm: NormConfig | None = None,
     tied: bool = False,
+    dtype: torch.dtype | None = None,
     context_tokens: int | None = None,
     embedding_scale: float | None = None,
     residual_scale: float | None = None,
@@ -159,9 +162,10 @@ def read_decoder(
     stored: Mapping[str, tuple[str, ...]] | None = None,
     extra_layers: int = 0,
 ) -> DecoderConfig:
-    """The whole model, of which ``layer`` gives each one; ``tied`` is the family's default.
+    """The whole model, of which ``layer`` gives each one.
 
-    Comes last: refuses the fields that nobody has read.
+    ``tied`` and ``dtype`` are the family's defaults. Comes last: refuses the fields that nobody has
+    read.
     """
     vocab, context = fields.count("vocab_size"), context_of(fields)
     config = DecoderConfig(
@@ -169,7 +173,7 @@ def read_decoder(
         vocab_size=vocab,
         hidden_size=fields.count("hidden_size"),
         context_tokens=min(context, context_tokens or context),
-        dtype=read_dtype(fields),
+        dtype=read_dtype(fields, dtype),
         norm=norm or read_norm(fields),
         layers=tuple(layer(number) for number in range(read_num_layers(fields))),
         tied=fields.flag("tie_word_embeddings", default=tied),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lite_llm.checkpoint import ConvertOptions, TierRule, TierRules, convert, op
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
 from lite_llm.experts import ScoresNotFinite, TierMasks, TooFewExperts, mxfp4
 from lite_llm.kernels import LayerPages, PagedKv, Rows
-from lite_llm.models import Decoder, load_decoder, parse_config
+from lite_llm.models import Decoder, load_decoder, parse_config, take_inventory
 
 LAYERS, EXPERTS = 2, 6
 SIZES: dict[str, Any] = {
@@ -51,6 +52,14 @@ def run(decoder: Decoder, masks: list[Tensor | None] | None = None) -> Tensor:
         keys, values = (torch.zeros(1, layer.kv_heads, 20, layer.key_dim) for _ in range(2))
         pages.append(LayerPages(PagedKv(keys, values), rows))
     return decoder.logits(decoder.hidden(TOKENS_T, position_T.long(), pages, expert_masks=masks))
+
+
+def test_routers_get_the_seed_of_the_checkpoint(save_model: Save) -> None:
+    directory, _ = save_model(OLMOE)
+    with open_checkpoint(directory) as reader:
+        manifest = replace(reader.manifest, routing_seed=5)
+        found = take_inventory(manifest, parse_config(manifest.architecture))
+    assert [getattr(layer.ffn, "routing_seed", None) for layer in found.config.layers] == [5, 5]
 
 
 def test_fused_experts_are_single_ones(save_model: Save, tmp_path: Path) -> None:

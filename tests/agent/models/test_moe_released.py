@@ -105,9 +105,10 @@ RELEASED = {
         residual_multiplier=0.22, rope_scaling=None, rope_theta=10000,
         router_aux_loss_coef=0.0,
     ),
-    "GPT-OSS-20B, with a dtype": config(  # its makers name none
+    "GPT-OSS-20B": config(
         "GptOssForCausalLM", "gpt_oss", "201088 2880 2880 24 64 8 131072",
-        attention_bias=True, experts_per_token=4, head_dim=64, initial_context_length=4096,
+        torch_dtype=None, attention_bias=True, experts_per_token=4, head_dim=64,
+        initial_context_length=4096,
         layer_types=["sliding_attention", "full_attention"] * 12, num_experts_per_tok=4,
         num_local_experts=32, rope_theta=150000, router_aux_loss_coef=0.9, sliding_window=128,
         rope_scaling={**YARN, "factor": 32.0, "truncate": False}, swiglu_limit=7.0,
