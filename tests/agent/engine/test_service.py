@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, OutOfMemory
+from lite_llm.engine import StepLoop
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
@@ -109,3 +111,18 @@ async def test_a_small_cache_limits_what_can_be_asked(checkpoint: Path) -> None:
         await loaded(service, checkpoint)
         report = await service.Status(agent_pb2.AgentStatusRequest(), cast(Any, None))
         assert report.residencies[0].context_tokens == 160
+
+
+async def test_a_broken_engine_ends_the_process(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not look alive: the agent starts another worker."""
+    ended = asyncio.Event()
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set())
+    monkeypatch.setattr(StepLoop, "step", lambda self: 1 / 0)
+    async with worker() as service:
+        load = asyncio.create_task(loaded(service, checkpoint))
+        async with asyncio.timeout(WAIT):
+            await ended.wait()
+        load.cancel()
+        await asyncio.wait([load])
