@@ -99,9 +99,7 @@ def test_one_layer_alone_is_read_in_large_pieces() -> None:
 
 def test_the_plan_for_one_expert_is_the_one_that_asks_for_it_alone(checkpoint: Any) -> None:
     for record in checkpoint.manifest.experts:
-        alone = plan_load(
-            checkpoint.manifest, dense=False, wants_expert=lambda key, own=record.key: key == own
-        )
+        alone = plan_load(checkpoint.manifest, dense=False, wants_expert={record.key}.__contains__)
         assert plan_expert(checkpoint.manifest, record.key) == alone
 
 
