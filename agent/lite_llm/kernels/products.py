@@ -135,7 +135,7 @@ def _multiply(arguments: int, worker: int, task: int) -> None:
                     min(BLOCK, inputs - k),
                     sums + 4 * n,
                     4 * PANEL_OUTPUTS,
-                    step * w_stride,
+                    (16 if rows == 1 else step) * w_stride,
                 )
     else:
         for k in range(0, inputs, BLOCK):
