@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import pytest
 
 from lite_llm.testing.control_plane import ControlPlane
 from lite_llm.testing.guard import STARTED
+
+# As the agent gives it to its workers: tests share the cores, and spinning threads would eat them.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 VERSION_FLAGS = {"etcd": "--version", "kube-apiserver": "--version"}
 
