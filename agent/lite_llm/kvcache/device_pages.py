@@ -15,6 +15,9 @@ from lite_llm.contracts.resources import format_size
 from lite_llm.kernels import PagedKv
 from lite_llm.kvcache.groups import Group
 from lite_llm.kvcache.layout import KvLayout
+from lite_llm.tiers import HostMemory
+
+_GRANULE = 4096  # bytes; what HostMemory is counted in
 
 
 class DevicePages:
@@ -40,10 +43,8 @@ class DevicePages:
                 where="kvcache",
                 remedy="give the model's key-value cache more memory",
             )
-        # Zeros: a page that was never written is read, masked, up to its end.
-        self.pages_PX: Tensor = torch.zeros(
-            self.num_pages, self.page_elements, dtype=layout.dtype, device=device
-        )
+        zeros = _zeros(self.num_pages * self.page_bytes, device)
+        self.pages_PX: Tensor = zeros.view(layout.dtype).view(self.num_pages, self.page_elements)
         self.kv = tuple(self._views(layout, groups, page_tokens))
 
     def _views(self, layout: KvLayout, groups: Sequence[Group], page_tokens: int) -> list[PagedKv]:
@@ -66,3 +67,12 @@ class DevicePages:
             (self.page_elements, tokens * width, width, 1),
             begin,
         )
+
+
+def _zeros(num_bytes: int, device: torch.device) -> Tensor:
+    """Bytes. Zeros, as a page that was never written is read, masked, up to its end."""
+    if device.type != "cpu":
+        return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+    # Not torch.zeros, which writes every page: a budget that nobody uses yet costs nothing.
+    memory = HostMemory(-(-num_bytes // _GRANULE) * _GRANULE, lock=False)
+    return torch.frombuffer(memory.view(0, num_bytes), dtype=torch.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -280,3 +282,14 @@ def test_a_batch_of_nobody(toy: Toy) -> None:
     with KvCache(toy.mixed, device_bytes=ROOMY, page_tokens=4) as cache:
         toy.compute(cache, [])
         toy.compute(cache, [(cache.sequence([1], salt=b""), [1], 0)])
+
+
+def test_pages_that_nobody_has_used_cost_no_memory(toy: Toy) -> None:
+    before = _resident_bytes()
+    with KvCache(toy.dense, device_bytes=512 << 20, page_tokens=4) as cache:
+        toy.prefill(cache, list(range(40)))
+        assert _resident_bytes() - before < 128 << 20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
