@@ -124,8 +124,9 @@ def _limits_of(wire: SamplingParameters, num_prompt: int, model: Model, room: in
             least or f"after {num_prompt} prompt tokens the model has room for {left}",
         )
     _check_tokens(wire.stop_token_ids, "stop_token_ids", model)
+    default = min(left, max(wire.default_max_tokens or left, wire.min_tokens))
     return Limits(
-        max_tokens=wire.max_tokens or left,
+        max_tokens=wire.max_tokens or default,
         min_tokens=wire.min_tokens,
         stop=_stops_of(wire.stop),
         stop_tokens=stop_tokens(

@@ -176,6 +176,21 @@ def test_what_can_not_be_meant_is_named(model: Model, asked: GenerateStart, fiel
     assert refusal(model, asked).where == field
 
 
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        (sampled(default_max_tokens=16), 16),
+        (sampled(default_max_tokens=16, max_tokens=20), 20),
+        (sampled(default_max_tokens=1000), ROOM - 3),
+        (sampled(default_max_tokens=16, min_tokens=40), 40),
+    ],
+)
+def test_a_default_limit_gives_way_to_the_context(
+    model: Model, asked: GenerateStart, allowed: int
+) -> None:
+    assert request_from_proto(asked, model, room=ROOM).limits.max_tokens == allowed
+
+
 def test_a_limit_that_nobody_set_is_not_blamed_on_the_client(model: Model) -> None:
     assert "max_tokens" not in str(refusal(model, sampled(min_tokens=510)))
     assert "max_tokens" not in str(refusal(model, start(token_ids=ids(*[2] * 512))))

@@ -219,9 +219,9 @@ async def test_what_is_asked_for_reaches_the_agent(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "max_tokens"), [(COMPLETIONS, 16), (CHAT, 0)])
+@pytest.mark.parametrize(("path", "default_max_tokens"), [(COMPLETIONS, 16), (CHAT, 0)])
 async def test_what_is_not_asked_for_is_left_to_the_checkpoint(
-    http: aiohttp.ClientSession, agent: StubAgent, path: str, max_tokens: int
+    http: aiohttp.ClientSession, agent: StubAgent, path: str, default_max_tokens: int
 ) -> None:
     for _ in range(2):
         async with http.post(path, json=BODIES[path]) as response:
@@ -231,7 +231,7 @@ async def test_what_is_not_asked_for_is_left_to_the_checkpoint(
     assert first.request_id != second.request_id
     assert first.tenant == ""
     first.sampling.ClearField("seed")
-    assert first.sampling == SamplingParameters(max_tokens=max_tokens)
+    assert first.sampling == SamplingParameters(default_max_tokens=default_max_tokens)
 
 
 async def test_a_tenant_in_the_body_is_nobody(

@@ -82,12 +82,15 @@ class CompletionRequest(SampledRequest, frozen=True, kw_only=True):
     def to_sampling(self) -> SamplingParameters:
         """How to continue each prompt, on the wire."""
         rated = [top for top in (self.prompt_logprobs, self.logprobs) if top is not None]
-        limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        return self.sampling(
-            max_tokens=max(limit, 1),  # 0 means otherwise on the wire: one is made and left out
+        wire = self.sampling(
+            # 0 means otherwise on the wire: one is made and left out.
+            max_tokens=0 if self.max_tokens is None else max(self.max_tokens, 1),
             logprobs=self.logprobs,
             prompt_logprobs=max(rated) if self.needs_prompt_logprobs else None,
         )
+        if self.max_tokens is None:
+            wire.default_max_tokens = DEFAULT_MAX_TOKENS
+        return wire
 
 
 class Choice(Struct, frozen=True, kw_only=True):

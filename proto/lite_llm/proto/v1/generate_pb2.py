@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lite_llm.proto.v1 import model_pb2 as lite__llm_dot_proto_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lite_llm/proto/v1/generate.proto\x12\x0blite_llm.v1\x1a\x1dlite_llm/proto/v1/model.proto\"w\n\x0fGenerateRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.lite_llm.v1.GenerateStartH\x00\x12-\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1b.lite_llm.v1.GenerateCancelH\x00\x42\x08\n\x06\x61\x63tion\"\xeb\x02\n\rGenerateStart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.lite_llm.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.lite_llm.v1.ChatH\x00\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.lite_llm.v1.SamplingParameters\x12)\n\x05tiers\x18\x07 \x01(\x0b\x32\x1a.lite_llm.v1.TierSelection\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12#\n\x06resume\x18\n \x01(\x0b\x32\x13.lite_llm.v1.Resume\x12\x12\n\ncreated_at\x18\x0b \x01(\x03\x42\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"F\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.lite_llm.v1.ChatMessage\x12\x12\n\ntools_json\x18\x02 \x01(\t\"@\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nextra_json\x18\x03 \x01(\t\"\xe2\x04\n\x12SamplingParameters\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\x05\x88\x01\x01\x12\t\n\x01n\x18\x0f \x01(\r\x12\x42\n\nlogit_bias\x18\x10 \x03(\x0b\x32..lite_llm.v1.SamplingParameters.LogitBiasEntry\x12\x1c\n\x0fprompt_logprobs\x18\x11 \x01(\rH\x06\x88\x01\x01\x12\x14\n\x0cinclude_stop\x18\x12 \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"h\n\rTierSelection\x12#\n\x04mode\x18\x01 \x01(\x0e\x32\x15.lite_llm.v1.TierMode\x12\r\n\x05tiers\x18\x02 \x03(\t\x12#\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x13.lite_llm.v1.Budget\"z\n\x06Resume\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.TokenIds\x12\x15\n\rnext_sequence\x18\x02 \x01(\x04\x12/\n\tsequences\x18\x03 \x03(\x0b\x32\x1c.lite_llm.v1.ResumedSequence\"M\n\x0fResumedSequence\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.TokenIds\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\" \n\x0eGenerateCancel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x97\x02\n\rGenerateEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12/\n\x07started\x18\x02 \x01(\x0b\x32\x1c.lite_llm.v1.GenerateStartedH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.lite_llm.v1.TokenChunkH\x00\x12\x31\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1d.lite_llm.v1.GenerateFinishedH\x00\x12-\n\x08progress\x18\x05 \x01(\x0b\x32\x19.lite_llm.v1.LoadProgressH\x00\x12-\n\x06prompt\x18\x06 \x01(\x0b\x32\x1b.lite_llm.v1.PromptLogprobsH\x00\x42\x07\n\x05\x65vent\">\n\x0ePromptLogprobs\x12,\n\x08logprobs\x18\x01 \x03(\x0b\x32\x1a.lite_llm.v1.TokenLogprobs\"\x8b\x01\n\x0fGenerateStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05tiers\x18\x03 \x03(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x30\n\x07routing\x18\x05 \x01(\x0b\x32\x1f.lite_llm.v1.RoutingExplanation\"j\n\nTokenChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.lite_llm.v1.TokenLogprobs\"X\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.lite_llm.v1.TopLogprob\"=\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x96\x01\n\x10GenerateFinished\x12\r\n\x05index\x18\x01 \x01(\r\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.lite_llm.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.lite_llm.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.lite_llm.v1.Timings\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"m\n\x07Timings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x03 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x04 \x01(\x01\"\xef\x01\n\x0cLoadProgress\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12%\n\x05phase\x18\x02 \x01(\x0e\x32\x16.lite_llm.v1.LoadPhase\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.lite_llm.v1.ModelState\x12\x12\n\ndone_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\x12\x15\n\rphase_seconds\x18\x06 \x01(\x01\x12\x19\n\x11remaining_seconds\x18\x07 \x01(\x01\x12\x0f\n\x07message\x18\x08 \x01(\t\"X\n\x12RoutingExplanation\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.lite_llm.v1.AgentScore\x12\x15\n\rview_revision\x18\x02 \x01(\x03\"\xbd\x01\n\nAgentScore\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0b\x63\x61\x63he_level\x18\x03 \x01(\r\x12\x13\n\x0bkv_hit_rate\x18\x04 \x01(\x01\x12\x14\n\x0cqueue_length\x18\x05 \x01(\r\x12\x14\n\x0cload_seconds\x18\x06 \x01(\x01\x12*\n\x07weights\x18\x07 \x01(\x0b\x32\x19.lite_llm.v1.ScoreWeights\x12\x10\n\x08\x65xcluded\x18\x08 \x01(\t\"I\n\x0cScoreWeights\x12\r\n\x05\x61lpha\x18\x01 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x02 \x01(\x01\x12\r\n\x05gamma\x18\x03 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03*\xc9\x01\n\tLoadPhase\x12\x1a\n\x16LOAD_PHASE_UNSPECIFIED\x10\x00\x12\x14\n\x10LOAD_PHASE_QUEUE\x10\x01\x12\x17\n\x13LOAD_PHASE_SCHEDULE\x10\x02\x12\x14\n\x10LOAD_PHASE_FETCH\x10\x03\x12\x13\n\x0fLOAD_PHASE_READ\x10\x04\x12\x15\n\x11LOAD_PHASE_TO_GPU\x10\x05\x12\x13\n\x0fLOAD_PHASE_INIT\x10\x06\x12\x1a\n\x16LOAD_PHASE_FIRST_TOKEN\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n lite_llm/proto/v1/generate.proto\x12\x0blite_llm.v1\x1a\x1dlite_llm/proto/v1/model.proto\"w\n\x0fGenerateRequest\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.lite_llm.v1.GenerateStartH\x00\x12-\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1b.lite_llm.v1.GenerateCancelH\x00\x42\x08\n\x06\x61\x63tion\"\xeb\x02\n\rGenerateStart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x05model\x18\x02 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.lite_llm.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.lite_llm.v1.ChatH\x00\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.lite_llm.v1.SamplingParameters\x12)\n\x05tiers\x18\x07 \x01(\x0b\x32\x1a.lite_llm.v1.TierSelection\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12#\n\x06resume\x18\n \x01(\x0b\x32\x13.lite_llm.v1.Resume\x12\x12\n\ncreated_at\x18\x0b \x01(\x03\x42\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"F\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.lite_llm.v1.ChatMessage\x12\x12\n\ntools_json\x18\x02 \x01(\t\"@\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nextra_json\x18\x03 \x01(\t\"\xfe\x04\n\x12SamplingParameters\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x12\n\nmin_tokens\x18\x02 \x01(\r\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x06 \x01(\x02H\x03\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x07 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\x05\x88\x01\x01\x12\t\n\x01n\x18\x0f \x01(\r\x12\x42\n\nlogit_bias\x18\x10 \x03(\x0b\x32..lite_llm.v1.SamplingParameters.LogitBiasEntry\x12\x1c\n\x0fprompt_logprobs\x18\x11 \x01(\rH\x06\x88\x01\x01\x12\x14\n\x0cinclude_stop\x18\x12 \x01(\x08\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\x13 \x01(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"h\n\rTierSelection\x12#\n\x04mode\x18\x01 \x01(\x0e\x32\x15.lite_llm.v1.TierMode\x12\r\n\x05tiers\x18\x02 \x03(\t\x12#\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x13.lite_llm.v1.Budget\"z\n\x06Resume\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.TokenIds\x12\x15\n\rnext_sequence\x18\x02 \x01(\x04\x12/\n\tsequences\x18\x03 \x03(\x0b\x32\x1c.lite_llm.v1.ResumedSequence\"M\n\x0fResumedSequence\x12(\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.TokenIds\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\" \n\x0eGenerateCancel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x97\x02\n\rGenerateEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12/\n\x07started\x18\x02 \x01(\x0b\x32\x1c.lite_llm.v1.GenerateStartedH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.lite_llm.v1.TokenChunkH\x00\x12\x31\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1d.lite_llm.v1.GenerateFinishedH\x00\x12-\n\x08progress\x18\x05 \x01(\x0b\x32\x19.lite_llm.v1.LoadProgressH\x00\x12-\n\x06prompt\x18\x06 \x01(\x0b\x32\x1b.lite_llm.v1.PromptLogprobsH\x00\x42\x07\n\x05\x65vent\">\n\x0ePromptLogprobs\x12,\n\x08logprobs\x18\x01 \x03(\x0b\x32\x1a.lite_llm.v1.TokenLogprobs\"\x8b\x01\n\x0fGenerateStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05tiers\x18\x03 \x03(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x30\n\x07routing\x18\x05 \x01(\x0b\x32\x1f.lite_llm.v1.RoutingExplanation\"j\n\nTokenChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.lite_llm.v1.TokenLogprobs\"X\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.lite_llm.v1.TopLogprob\"=\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x96\x01\n\x10GenerateFinished\x12\r\n\x05index\x18\x01 \x01(\r\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.lite_llm.v1.FinishReason\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.lite_llm.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.lite_llm.v1.Timings\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"m\n\x07Timings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x03 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x04 \x01(\x01\"\xef\x01\n\x0cLoadProgress\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12%\n\x05phase\x18\x02 \x01(\x0e\x32\x16.lite_llm.v1.LoadPhase\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.lite_llm.v1.ModelState\x12\x12\n\ndone_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\x12\x15\n\rphase_seconds\x18\x06 \x01(\x01\x12\x19\n\x11remaining_seconds\x18\x07 \x01(\x01\x12\x0f\n\x07message\x18\x08 \x01(\t\"X\n\x12RoutingExplanation\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.lite_llm.v1.AgentScore\x12\x15\n\rview_revision\x18\x02 \x01(\x03\"\xbd\x01\n\nAgentScore\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0b\x63\x61\x63he_level\x18\x03 \x01(\r\x12\x13\n\x0bkv_hit_rate\x18\x04 \x01(\x01\x12\x14\n\x0cqueue_length\x18\x05 \x01(\r\x12\x14\n\x0cload_seconds\x18\x06 \x01(\x01\x12*\n\x07weights\x18\x07 \x01(\x0b\x32\x19.lite_llm.v1.ScoreWeights\x12\x10\n\x08\x65xcluded\x18\x08 \x01(\t\"I\n\x0cScoreWeights\x12\r\n\x05\x61lpha\x18\x01 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x02 \x01(\x01\x12\r\n\x05gamma\x18\x03 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03*\xc9\x01\n\tLoadPhase\x12\x1a\n\x16LOAD_PHASE_UNSPECIFIED\x10\x00\x12\x14\n\x10LOAD_PHASE_QUEUE\x10\x01\x12\x17\n\x13LOAD_PHASE_SCHEDULE\x10\x02\x12\x14\n\x10LOAD_PHASE_FETCH\x10\x03\x12\x13\n\x0fLOAD_PHASE_READ\x10\x04\x12\x15\n\x11LOAD_PHASE_TO_GPU\x10\x05\x12\x13\n\x0fLOAD_PHASE_INIT\x10\x06\x12\x1a\n\x16LOAD_PHASE_FIRST_TOKEN\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3387
-  _globals['_FINISHREASON']._serialized_end=3511
-  _globals['_LOADPHASE']._serialized_start=3514
-  _globals['_LOADPHASE']._serialized_end=3715
+  _globals['_FINISHREASON']._serialized_start=3415
+  _globals['_FINISHREASON']._serialized_end=3539
+  _globals['_LOADPHASE']._serialized_start=3542
+  _globals['_LOADPHASE']._serialized_end=3743
   _globals['_GENERATEREQUEST']._serialized_start=80
   _globals['_GENERATEREQUEST']._serialized_end=199
   _globals['_GENERATESTART']._serialized_start=202
@@ -49,41 +49,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATMESSAGE']._serialized_start=664
   _globals['_CHATMESSAGE']._serialized_end=728
   _globals['_SAMPLINGPARAMETERS']._serialized_start=731
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=1341
-  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_start=1191
-  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_end=1239
-  _globals['_TIERSELECTION']._serialized_start=1343
-  _globals['_TIERSELECTION']._serialized_end=1447
-  _globals['_RESUME']._serialized_start=1449
-  _globals['_RESUME']._serialized_end=1571
-  _globals['_RESUMEDSEQUENCE']._serialized_start=1573
-  _globals['_RESUMEDSEQUENCE']._serialized_end=1650
-  _globals['_GENERATECANCEL']._serialized_start=1652
-  _globals['_GENERATECANCEL']._serialized_end=1684
-  _globals['_GENERATEEVENT']._serialized_start=1687
-  _globals['_GENERATEEVENT']._serialized_end=1966
-  _globals['_PROMPTLOGPROBS']._serialized_start=1968
-  _globals['_PROMPTLOGPROBS']._serialized_end=2030
-  _globals['_GENERATESTARTED']._serialized_start=2033
-  _globals['_GENERATESTARTED']._serialized_end=2172
-  _globals['_TOKENCHUNK']._serialized_start=2174
-  _globals['_TOKENCHUNK']._serialized_end=2280
-  _globals['_TOKENLOGPROBS']._serialized_start=2282
-  _globals['_TOKENLOGPROBS']._serialized_end=2370
-  _globals['_TOPLOGPROB']._serialized_start=2372
-  _globals['_TOPLOGPROB']._serialized_end=2433
-  _globals['_GENERATEFINISHED']._serialized_start=2436
-  _globals['_GENERATEFINISHED']._serialized_end=2586
-  _globals['_USAGE']._serialized_start=2588
-  _globals['_USAGE']._serialized_end=2675
-  _globals['_TIMINGS']._serialized_start=2677
-  _globals['_TIMINGS']._serialized_end=2786
-  _globals['_LOADPROGRESS']._serialized_start=2789
-  _globals['_LOADPROGRESS']._serialized_end=3028
-  _globals['_ROUTINGEXPLANATION']._serialized_start=3030
-  _globals['_ROUTINGEXPLANATION']._serialized_end=3118
-  _globals['_AGENTSCORE']._serialized_start=3121
-  _globals['_AGENTSCORE']._serialized_end=3310
-  _globals['_SCOREWEIGHTS']._serialized_start=3312
-  _globals['_SCOREWEIGHTS']._serialized_end=3385
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=1369
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_start=1219
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_end=1267
+  _globals['_TIERSELECTION']._serialized_start=1371
+  _globals['_TIERSELECTION']._serialized_end=1475
+  _globals['_RESUME']._serialized_start=1477
+  _globals['_RESUME']._serialized_end=1599
+  _globals['_RESUMEDSEQUENCE']._serialized_start=1601
+  _globals['_RESUMEDSEQUENCE']._serialized_end=1678
+  _globals['_GENERATECANCEL']._serialized_start=1680
+  _globals['_GENERATECANCEL']._serialized_end=1712
+  _globals['_GENERATEEVENT']._serialized_start=1715
+  _globals['_GENERATEEVENT']._serialized_end=1994
+  _globals['_PROMPTLOGPROBS']._serialized_start=1996
+  _globals['_PROMPTLOGPROBS']._serialized_end=2058
+  _globals['_GENERATESTARTED']._serialized_start=2061
+  _globals['_GENERATESTARTED']._serialized_end=2200
+  _globals['_TOKENCHUNK']._serialized_start=2202
+  _globals['_TOKENCHUNK']._serialized_end=2308
+  _globals['_TOKENLOGPROBS']._serialized_start=2310
+  _globals['_TOKENLOGPROBS']._serialized_end=2398
+  _globals['_TOPLOGPROB']._serialized_start=2400
+  _globals['_TOPLOGPROB']._serialized_end=2461
+  _globals['_GENERATEFINISHED']._serialized_start=2464
+  _globals['_GENERATEFINISHED']._serialized_end=2614
+  _globals['_USAGE']._serialized_start=2616
+  _globals['_USAGE']._serialized_end=2703
+  _globals['_TIMINGS']._serialized_start=2705
+  _globals['_TIMINGS']._serialized_end=2814
+  _globals['_LOADPROGRESS']._serialized_start=2817
+  _globals['_LOADPROGRESS']._serialized_end=3056
+  _globals['_ROUTINGEXPLANATION']._serialized_start=3058
+  _globals['_ROUTINGEXPLANATION']._serialized_end=3146
+  _globals['_AGENTSCORE']._serialized_start=3149
+  _globals['_AGENTSCORE']._serialized_end=3338
+  _globals['_SCOREWEIGHTS']._serialized_start=3340
+  _globals['_SCOREWEIGHTS']._serialized_end=3413
 # @@protoc_insertion_point(module_scope)
