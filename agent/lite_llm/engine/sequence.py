@@ -41,7 +41,7 @@ class Sequence:
         self.admitted = 0
         """Its place among all that were ever admitted."""
         self.finish_reason: FinishReason | None = None
-        self.transcript = Transcript(tokenizer, request.limits)
+        self.transcript = Transcript(tokenizer, request.limits, request.prompt)
         self.history = History(request.prompt) if self.sampling.penalises else None
         for token in resumed.tokens:
             self._extend(token)

@@ -64,9 +64,9 @@ class StopGate:
 class Transcript:
     """The answer so far: its text as it may be told, and whether it is over."""
 
-    def __init__(self, tokenizer: Tokenizer, limits: Limits) -> None:
+    def __init__(self, tokenizer: Tokenizer, limits: Limits, prompt: Sequence[int] = ()) -> None:
         self._limits = limits
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, prompt)
         self._gate = StopGate(limits.stop, include=limits.include_stop)
         self.num_tokens = 0
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tokenizers
 
 from lite_llm.contracts.errors import Corrupt
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CONTEXT_TOKENS = 5  # of a prompt: the last may be special ones, which have no text
 
 
 class Tokenizer:
@@ -49,15 +52,18 @@ class Detokenizer:
     """Turns tokens into text one by one, giving out complete characters only.
 
     All that it gives out, :meth:`flush` included, is what :meth:`Tokenizer.decode` makes of all
-    tokens together. One exception can't be helped: in vocabularies with byte fallback, a wrong byte
-    takes with it the bytes just before it, which may have been given out already.
+    tokens together, behind the ``prompt`` that they continue. One exception can't be helped: in
+    vocabularies with byte fallback, a wrong byte takes with it the bytes just before it, which may
+    have been given out already.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         # Tokens of the last text given out are decoded again with what follows them: in some
         # vocabularies the first token of a text looks different from the same token within it.
-        self._context: list[int] = []
+        self._context = list(prompt[-CONTEXT_TOKENS:])
+        if tokenizer.decode(self._context).endswith(REPLACEMENT):
+            self._context = []  # half a character is not told yet
         self._pending: list[int] = []
 
     def feed(self, token: int) -> str:

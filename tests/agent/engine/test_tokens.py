@@ -1,5 +1,6 @@
 """Streamed text is the whole text, and never half a character."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from lite_llm.engine.tokens import REPLACEMENT
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=30)
 
 
-def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    detokenizer = Detokenizer(tokenizer)
+def streamed(tokenizer: Tokenizer, tokens: list[int], prompt: Sequence[int] = ()) -> list[str]:
+    detokenizer = Detokenizer(tokenizer, prompt)
     return [*(detokenizer.feed(token) for token in tokens), detokenizer.flush()]
 
 
@@ -82,6 +83,20 @@ def test_spaces_between_words_survive(parts: list[list[int]]) -> None:
     tokens = [token for part in parts for token in part]
     assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
     assert streamed(tokenizer, [1, 2, 3, 1]) == ["the", " dog", "s", " the", ""]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "first"),
+    [
+        ([1], " dog"),
+        ([2] * 9, " dog"),
+        ([], "dog"),
+        ([*spelt("🦊")], " dog"),
+        ([1, *spelt("🦊")[:2]], "dog"),
+    ],
+)
+def test_an_answer_continues_its_prompt(prompt: list[int], first: str) -> None:
+    assert streamed(spaced_tokenizer(), [2, 3], prompt) == [first, "s", ""]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff" * 64])
