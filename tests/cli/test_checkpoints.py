@@ -38,6 +38,13 @@ def test_convert_then_verify_and_once_more(dense: Path, tmp_path: Path) -> None:
     assert "converted already, nothing to do" in run("convert", dense, target).output
 
 
+def test_nothing_is_claimed_of_bytes_that_have_no_checksums(dense: Path) -> None:
+    told = run("verify", dense).output
+    assert "no checksums to compare with" in told
+    assert "as it should be" not in told
+    assert json.loads(run("verify", dense, "--json").output)["has_checksums"] is False
+
+
 def test_a_target_that_holds_something_else_is_left_alone(dense: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     run("convert", dense, target)

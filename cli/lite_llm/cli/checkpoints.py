@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from lite_llm.checkpoint import (
+    INDEX_NAME,
     ConvertOptions,
     ConvertOutcome,
     ConvertProgress,
@@ -33,6 +34,8 @@ from lite_llm.checkpoint import (
 from lite_llm.contracts import format_size
 from lite_llm.contracts.errors import Conflict, Corrupt, ModelNotFound
 from lite_llm.trust import PublicKey, SignaturePolicy, generate_key
+
+_NO_CHECKSUMS = "all of it readable; it has no checksums to compare with, convert adds them"
 
 
 @contextmanager
@@ -113,7 +116,7 @@ def verify_command(path: Path, *, policy: SignaturePolicy, as_json: bool) -> Non
     """Name everything that is wrong; :class:`Corrupt` if anything is."""
     check_directory(path)
     findings: list[Finding] = []
-    num_bytes = 0
+    num_bytes, has_checksums = 0, (path / INDEX_NAME).exists()
     with byte_bar(f"verifying {path.name}") as bar:
         (task,) = bar.task_ids
         for seen in verify(path, policy=policy):
@@ -126,7 +129,12 @@ def verify_command(path: Path, *, policy: SignaturePolicy, as_json: bool) -> Non
                 num_bytes = seen.total_bytes
                 bar.update(task, completed=seen.done_bytes, total=seen.total_bytes)
     if as_json:
-        told = {"path": str(path), "bytes": num_bytes, "findings": [asdict(f) for f in findings]}
+        told = {
+            "path": str(path),
+            "bytes": num_bytes,
+            "has_checksums": has_checksums,
+            "findings": [asdict(finding) for finding in findings],
+        }
         typer.echo(json.dumps(told, sort_keys=True))
     if findings:
         raise Corrupt(
@@ -136,7 +144,8 @@ def verify_command(path: Path, *, policy: SignaturePolicy, as_json: bool) -> Non
         )
     if not as_json:
         signed = ", signed by a trusted key" if policy.required else ""
-        typer.echo(f"{path}: {format_size(num_bytes)}, every byte as it should be{signed}")
+        result = "every byte as it should be" if has_checksums else _NO_CHECKSUMS
+        typer.echo(f"{path}: {format_size(num_bytes)}, {result}{signed}")
 
 
 def signature_policy(keys: Sequence[PublicKey], *, allow_unsigned: bool) -> SignaturePolicy:
