@@ -35,8 +35,8 @@ def up(
             "--model",
             "-m",
             metavar="[NAME=]DIR",
-            help="Directory of a Hugging Face checkpoint; the name is made of it if none is given."
-            " May be repeated.",
+            help="Directory of a checkpoint, Hugging Face's or a converted one; the name is made of"
+            " it if none is given. May be repeated.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
