@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from time import monotonic
@@ -10,7 +11,7 @@ from time import monotonic
 import grpc.aio
 
 from lite_llm.contracts import LiteLLMError, ModelRef
-from lite_llm.contracts.errors import AgentLost, Cancelled, DeadlineExceeded, Internal
+from lite_llm.contracts.errors import AgentLost, Cancelled, DeadlineExceeded, Internal, NoAgent
 from lite_llm.dispatch.agents import Agents
 from lite_llm.dispatch.loads import Loads
 from lite_llm.placement import ClusterView, Observed, Serve, plan_for
@@ -25,6 +26,7 @@ from lite_llm.telemetry import Metrics, names
 from lite_llm.wire import error_from, ref_from_proto
 
 RETRY_SECONDS = 5.0  # after a held request's time ran out: loads take seconds to minutes
+STALE_SECONDS = 2.0  # until what an agent knows of itself shows in the view, or something is wrong
 
 
 class Dispatcher:
@@ -55,15 +57,33 @@ class Dispatcher:
         model = ref_from_proto(start.model)
         deadline = asyncio.get_running_loop().time() + self._hold_seconds
         first = sequence = start.resume.next_sequence
-        while not isinstance(plan := plan_for(self._views.value, model), Serve):
-            async with aclosing(self._held(model, deadline)) as held:
-                async for progress in held:
-                    yield GenerateEvent(sequence=sequence, progress=progress)
-                    sequence += 1
-        async with aclosing(self._stream(start, plan.agent)) as events:
-            async for event in events:
-                event.sequence += sequence - first
-                yield event
+        refused_at, has_begun = math.inf, False
+        while True:
+            while not isinstance(plan := plan_for(view := self._views.value, model), Serve):
+                async with aclosing(self._held(model, deadline)) as held:
+                    async for progress in held:
+                        yield GenerateEvent(sequence=sequence, progress=progress)
+                        sequence += 1
+            try:
+                async with aclosing(self._stream(start, plan.agent)) as events:
+                    async for event in events:
+                        has_begun = True
+                        event.sequence += sequence - first
+                        yield event
+                return
+            except NoAgent:
+                # It knows sooner than the view that its worker died, or that it leaves.
+                refused_at = min(refused_at, asyncio.get_running_loop().time())
+                if has_begun or not await self._has_changed(view, refused_at + STALE_SECONDS):
+                    raise
+
+    async def _has_changed(self, view: ClusterView, deadline: float) -> bool:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._views.wait_changed(view)
+        except TimeoutError:
+            return False
+        return True
 
     async def _held(self, model: ModelRef, deadline: float) -> AsyncGenerator[LoadProgress]:
         since = monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import aiohttp
@@ -10,13 +11,15 @@ import openai
 import pytest
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import StoreUnavailable, WorkerCrashed
+from lite_llm.contracts.errors import NoAgent, StoreUnavailable, WorkerCrashed
 from lite_llm.contracts.keyspace import AssignmentKey, ModelKey, key_of
+from lite_llm.dispatch import generation
 from lite_llm.metastore import Store
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import Assignment
-from lite_llm.testing.stub_agent import StubAgent, stub_agent
+from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart
+from lite_llm.testing.stub_agent import StubAgent, saying, stub_agent
 from lite_llm.wire import dumps, ref_to_proto
 
 BODY = {"model": "tiny", "prompt": "Count:"}
@@ -162,3 +165,43 @@ async def test_with_the_store_away_what_serves_goes_on(
     assert await ask(http) == 200
     await agent.hold(ref_to_proto(model), model_pb2.MODEL_STATE_RECOVERING)
     assert await ask(http) == 503
+
+
+async def test_an_agent_that_knows_better_than_the_view_is_asked_again_or_another(
+    model: ModelRef, agent: StubAgent, http: aiohttp.ClientSession
+) -> None:
+    """A worker has just died, and what its agent wrote of it is still on its way."""
+    await agent.hold(ref_to_proto(model))
+    died = True
+
+    async def script(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        if died:
+            raise NoAgent("the model is Recovering here", retry_after=1.0)
+        async for event in saying(start):
+            yield event
+
+    agent.script = script
+    asking = asyncio.create_task(ask(http))
+    await asyncio.wait_for(agent.asked.wait(), 10)
+    agent.loads.clear()
+    agent.loading.clear()
+    await agent.hold(ref_to_proto(model), model_pb2.MODEL_STATE_RECOVERING)
+    await asyncio.wait_for(agent.loading.wait(), 10)
+    died = False
+    assert await asking == 200
+    assert len(agent.loads) == 1
+
+
+async def test_an_agent_that_refuses_what_it_says_it_serves_is_not_asked_for_ever(
+    model: ModelRef, agent: StubAgent, http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(generation, "STALE_SECONDS", 0.1)
+    await agent.hold(ref_to_proto(model))
+
+    async def refuses(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        raise NoAgent("not here")
+        yield GenerateEvent()
+
+    agent.script = refuses
+    assert await asyncio.wait_for(ask(http), 10) == 503
