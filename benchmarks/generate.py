@@ -75,7 +75,7 @@ def started(name: str, work: Work, python: str, log: Path) -> Engine | None:
     """Ready to be asked; None if it can't be had, with the reason printed."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(work.threads), HF_HUB_OFFLINE="1")
     if name.startswith("ours"):  # as the agent starts a worker
-        environment.setdefault("GOMP_SPINCOUNT", "10000")
+        environment.setdefault("GOMP_SPINCOUNT", "50000")
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [python, str(WORKER), name, json.dumps(asdict(work))],

@@ -86,3 +86,11 @@ def request(prompt: list[int], num_new: int, *, tenant: str = "") -> Request:
         limits=Limits(max_tokens=num_new),
         tenant=tenant,
     )
+
+
+def ours_fast(work: Work) -> Run:
+    """With torch's own products and attention: what determinism costs."""
+    from lite_llm.kernels import set_fast
+
+    set_fast(True)
+    return ours(work)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
 
 MODULE = "lite_llm.engine.worker"  # a name, not an import: this process does without torch
-SPIN = {"GOMP_SPINCOUNT": "10000"}
+SPIN = {"GOMP_SPINCOUNT": "50000"}
 """How often OpenMP's idle threads look for work before they sleep. By default they do for
 milliseconds, which on cores that workers share makes two threads ten times slower than one."""
 OBITUARY_SECONDS = 5.0  # between a broken connection and the news of its process's end

@@ -1,6 +1,6 @@
 """The room `kernels` beside the machine's ceilings: read bandwidth, and torch's float32 GEMM.
 
-    python benchmarks/kernels.py [--threads 2] [--rounds 15] [--quick] [--json]
+    python benchmarks/arithmetic.py [--threads 2] [--rounds 15] [--quick] [--json]
 
 Each round measures ours, torch's and the ceiling in turn, so that a busy moment falls on all of
 them; a rate is the median over the rounds, a ratio the median of the rounds' ratios. Rows of a
