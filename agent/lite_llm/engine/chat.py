@@ -41,8 +41,9 @@ class ChatTemplate:
         """From ``tokenizer_config.json`` and, where there is one, ``chat_template.jinja``."""
         given, with_tools = file or config.get("chat_template"), ""
         if isinstance(given, list):
-            named = {each.get("name"): each.get("template") for each in given}
-            given, with_tools = named.get("default"), named.get(_TOOL_USE) or ""
+            listed = [each for each in given if isinstance(each, dict)]
+            named = {str(each.get("name")): each.get("template") for each in listed}
+            given, with_tools = named.get("default"), named.get(_TOOL_USE)
         if not isinstance(given, str):
             return None
         special = {
@@ -51,7 +52,7 @@ class ChatTemplate:
             if name.endswith("_token")
             and isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
         }
-        return cls(given, special, with_tools)
+        return cls(given, special, with_tools if isinstance(with_tools, str) else "")
 
     def for_tools(self, tools: object) -> str:
         """The source for a conversation with ``tools``, if there are any."""
@@ -92,7 +93,7 @@ class ChatRenderer:
             answer = await self._rendered(source, conversation)
         match answer:
             case {"text": str(text)}:
-                return text
+                return _whole(text)
             case {"refused": reason}:
                 raise InvalidRequest(
                     f"the chat template does not take these messages: {reason}", where="messages"
@@ -102,15 +103,16 @@ class ChatRenderer:
         raise _broken("it ran out of time")
 
     async def _rendered(self, source: str, conversation: dict[str, Any]) -> dict[str, str]:
+        question = _line(conversation)
         process = self._processes.get(source)
         if process is None or process.returncode is not None:
             process = self._processes[source] = await self._started(source)
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(ConnectionError):  # it is dead, as the next line finds out
-            process.stdin.write(json.dumps(conversation).encode() + b"\n")
-            await process.stdin.drain()
         try:
+            with contextlib.suppress(ConnectionError):  # it is dead, as the next line finds out
+                process.stdin.write(question)
+                await process.stdin.drain()
             line = await process.stdout.readline()
         except BaseException:  # a caller that leaves must not leave its answer to the next one
             await self._stop(source)
@@ -160,7 +162,10 @@ def variables(chat: Chat, *, now: int) -> dict[str, Any]:
         fields = {"role": message.role, "content": message.content, **extra}
         fields = {name: value for name, value in fields.items() if value is not None}
         if "tool_calls" in fields:
-            fields["tool_calls"] = [_with_arguments(call) for call in fields["tool_calls"]]
+            calls = fields["tool_calls"]
+            if not isinstance(calls, list):
+                raise InvalidRequest("tool_calls is no list", where=f"{where}.tool_calls")
+            fields["tool_calls"] = [_with_arguments(call) for call in calls]
         messages.append(fields)
     tools = _parsed(chat.tools_json, list, "tools") if chat.tools_json else None
     return {
@@ -176,7 +181,7 @@ def _with_arguments(call: Any) -> Any:
     """OpenAI's API has a call's arguments as JSON in a string, templates want the object."""
     match call:
         case {"function": {"arguments": str(text)} as function}:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return {**call, "function": {**function, "arguments": json.loads(text)}}
     return call
 
@@ -184,11 +189,27 @@ def _with_arguments(call: Any) -> Any:
 def _parsed(text: str, kind: type, where: str) -> Any:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{where} is no JSON: {error}", where=where) from error
     if not isinstance(value, kind):
         raise InvalidRequest(f"{where} is no JSON {kind.__name__}", where=where)
     return value
+
+
+def _line(conversation: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(conversation).encode() + b"\n"
+    except RecursionError as error:
+        raise InvalidRequest("messages are nested too deeply", where="messages") from error
+
+
+def _whole(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no text holds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"messages are no text: {error}", where="messages") from error
+    return text
 
 
 def _broken(reason: str) -> Corrupt:

@@ -1,5 +1,6 @@
 """Chat templates give what Hugging Face's own code gives, and can do no harm."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -170,6 +171,10 @@ async def test_after_a_stop_the_next_conversation_is_served() -> None:
         assert await made.prompt(Chat(messages=TALK), now=0) == "fine"
 
 
+def said(extra_json: str) -> Chat:
+    return Chat(messages=[ChatMessage(role="user", extra_json=extra_json)])
+
+
 @pytest.mark.parametrize(
     ("chat", "where"),
     [
@@ -177,6 +182,10 @@ async def test_after_a_stop_the_next_conversation_is_served() -> None:
         (Chat(messages=[ChatMessage(role="user", extra_json="[")]), "messages[0]"),
         (Chat(messages=[ChatMessage(role="user", extra_json="[]")]), "messages[0]"),
         (Chat(messages=TALK, tools_json="{}"), "tools"),
+        (Chat(messages=TALK, tools_json="[" * 100_000), "tools"),
+        (said('{"a": ' + "[" * 100_000 + "}"), "messages[0]"),
+        (said('{"tool_calls": 5}'), "messages[0].tool_calls"),
+        (said('{"content": "\\ud83e"}'), "messages"),
     ],
 )
 async def test_what_is_no_conversation_is_named(chat: Chat, where: str) -> None:
@@ -184,6 +193,37 @@ async def test_what_is_no_conversation_is_named(chat: Chat, where: str) -> None:
         with pytest.raises(InvalidRequest) as raised:
             await made.prompt(chat, now=NOON)
     assert raised.value.where == where
+
+
+async def test_what_is_nested_deeply_is_rendered_or_refused() -> None:
+    async with renderer("{{ messages[0].content }}") as made:
+        for depth in range(800, 1000, 3):  # somewhere between, writing is deeper than reading
+            deep = said('{"content": "fine", "a": ' + "[" * depth + "]" * depth + "}")
+            try:
+                told = await made.prompt(deep, now=NOON)
+            except InvalidRequest as error:
+                told = error.where
+            assert told in ("fine", "messages[0]", "messages")
+
+
+async def test_arguments_that_no_parser_takes_stay_text() -> None:
+    call = {"function": {"arguments": "[" * 100_000}}
+    source = "{{ messages[0].tool_calls[0].function.arguments | length }}"
+    async with renderer(source) as made:
+        assert await made.prompt(said(json.dumps({"tool_calls": [call]})), now=NOON) == "100000"
+
+
+async def test_who_leaves_leaves_nothing_to_the_next_one() -> None:
+    secret = Chat(messages=[ChatMessage(role="user", content="secret" * 500_000)])
+    async with renderer("{{ messages[0].content | trim }}") as made:
+        assert await made.prompt(Chat(messages=TALK), now=NOON) == "what is <b>this</b>? 🦊"
+        for turns in range(4):  # while it is written, and while its answer is awaited
+            leaving = asyncio.create_task(made.prompt(secret, now=NOON))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            assert await made.prompt(Chat(messages=TALK), now=NOON) == "what is <b>this</b>? 🦊"
 
 
 async def test_without_a_template_there_is_no_chat() -> None:
@@ -201,3 +241,6 @@ def test_where_templates_are_found() -> None:
     )
     file = ChatTemplate.parse({"chat_template": "old", "add_bos_token": True}, "new")
     assert file == ChatTemplate("new", {})
+    odd = [5, {"name": ["x"]}, {"name": "tool_use", "template": {}}, *named[:1]]
+    assert ChatTemplate.parse({"chat_template": odd}, None) == ChatTemplate("a", {})
+    assert ChatTemplate.parse({"chat_template": [5]}, None) is None
