@@ -83,7 +83,7 @@ class Lineup:
         self.step_tokens = max(self.step_tokens // 2, self._settings.max_sequences)
 
     def _admit(self) -> None:
-        while self.waiting and sum(each.pending for each in self.running) < self.step_tokens:
+        while self.waiting and self._num_pending() < self.step_tokens:
             readable = [each for each in self.waiting if not each.group.outlet.full]
             if not readable:
                 return
@@ -94,6 +94,9 @@ class Lineup:
                     return
                 self._set_back(other)
 
+    def _num_pending(self) -> int:
+        return sum(each.pending for each in self.running if not _is_idle(each))
+
     def _enter(self, sequence: Sequence) -> bool:
         if len(self.running) >= self._settings.max_sequences:
             return False
@@ -103,7 +106,10 @@ class Lineup:
             known = () if group.wants_prompt_logprobs else sequence.tokens
             sequence.kv = self._kv.sequence(known, salt=group.salt)
         # Alone it fits always: requests are checked against the whole cache.
-        if (self.running and not self._fits(sequence)) or not sequence.kv.swap_in():
+        fits = not self.running or self._fits(sequence)
+        while fits and not sequence.kv.swap_in():
+            fits = not self.running and self._reclaim(sequence)
+        if not fits:
             if not sequence.kv.is_swapped_out:
                 sequence.release()
             return False
@@ -139,10 +145,22 @@ class Lineup:
         while sequence.kv is not None and not sequence.kv.is_swapped_out:
             if sequence.kv.reserve(count):
                 return True
+            if len(self.running) == 1 and self._reclaim(sequence):
+                continue
             chosen = victim(self.running, idle=_is_idle)
             assert chosen is not None, "the one that needs room is running"
             self._set_back(chosen)
         return False
+
+    def _reclaim(self, sequence: Sequence) -> bool:
+        """Have one that waits swapped out computed anew, for ``sequence``; False if none does.
+
+        What several of those share stays on the device when the host is full.
+        """
+        others = [each for each in self.waiting if each.kv is not None and each is not sequence]
+        if others:
+            max(others, key=lambda each: each.admitted).release()
+        return bool(others)
 
     def _set_back(self, sequence: Sequence) -> None:
         assert sequence.kv is not None
