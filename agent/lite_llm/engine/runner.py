@@ -6,7 +6,9 @@ Legend: T tokens of a step, R rows whose logits are wanted, D hidden, V vocabula
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
+from itertools import accumulate
 from typing import NamedTuple
 
 import structlog
@@ -19,6 +21,7 @@ from lite_llm.engine.lineup import Lineup
 from lite_llm.engine.logprobs import logprobs_of
 from lite_llm.engine.selection import likeliest
 from lite_llm.engine.sequence import Sequence
+from lite_llm.experts import ScoresNotFinite, TooFewExperts
 from lite_llm.kvcache import KvCache
 from lite_llm.models import Decoder
 
@@ -56,23 +59,30 @@ class Runner:
         """Compute and commit ``parts``; what is said of those that have something to say."""
         if not parts:
             return []
+        smaller: Many[Many[Part[Sequence]]] | None
         try:
             began = time.perf_counter()
             ready = self._forward(parts)
             self._pace(_total(parts), time.perf_counter() - began)
             return [*ready]
+        except (ScoresNotFinite, TooFewExperts) as error:
+            wrong = [part for part, rows in _with_rows(parts) if not rows.isdisjoint(error.rows)]
+            if not wrong:
+                return _unable(parts, error)
+            done, smaller = _unable(wrong, error.with_traceback(None)), [parts]
         except Exception as error:  # of any kind: it ends these sequences, not the worker
             if not _is_out_of_memory(error):
                 return _unable(parts, error)
             log.warning("memory ran out in a step", tokens=_total(parts), error=str(error))
+            self._lineup.shrink()
+            if (smaller := halves(parts)) is None:
+                return _unable(parts, _no_memory())
+            done = []
         # Not above: the failed pass must let go of its memory before the next one begins.
-        self._lineup.shrink()
-        smaller = halves(parts)
-        if smaller is None:
-            return _unable(parts, _no_memory())
-        first = self.run(smaller[0])
-        lost = {each.sequence for each in first if isinstance(each, Unable)}
-        return first + self.run([part for part in smaller[1] if part[0] not in lost])
+        for some in smaller:
+            lost = {each.sequence for each in done if isinstance(each, Unable)}
+            done += self.run([part for part in some if part[0] not in lost])
+        return done
 
     def _forward(self, parts: Many[Part[Sequence]]) -> list[Ready]:
         begins = [(each.num_computed, n) for each, n in parts]
@@ -113,6 +123,13 @@ class Runner:
                 logprobs_of(logits_V, token, group.request.prompt_logprobs or 0)
                 for token, logits_V in zip(tokens, logits_RV.cpu().numpy(), strict=True)
             ]
+
+
+def _with_rows(parts: Many[Part[Sequence]]) -> Iterator[tuple[Part[Sequence], set[int]]]:
+    """Each part with its rows of the step."""
+    ends = accumulate(count for _, count in parts)
+    for part, end in zip(parts, ends, strict=True):
+        yield part, set(range(end - part[1], end))
 
 
 def _unable(parts: Many[Part[Sequence]], error: Exception) -> list[Ready | Unable]:

@@ -13,6 +13,7 @@ from lite_llm.engine.request import Failed, Finished, PromptRead, Request
 from lite_llm.engine.runner import Ready, Runner, Unable
 from lite_llm.engine.selection import Choice, select
 from lite_llm.engine.sequence import Group, Outlet, Sequence
+from lite_llm.engine.stopping import FinishReason
 from lite_llm.kvcache import KvCache
 
 
@@ -44,7 +45,9 @@ class StepLoop:
         self._num_arrived += 1
         group = Group(self._num_arrived, request, self._model.tokenizer, outlet)
         for sequence, resumed in zip(group.sequences, request.resumed, strict=False):
-            if sequence.finish_reason is not None and not resumed.finished:
+            if resumed.finished:  # the client knows its end, whatever it was
+                sequence.finish_reason = sequence.finish_reason or FinishReason.STOP
+            elif sequence.finish_reason is not None:
                 outlet.put(Finished(sequence.index, sequence.finish_reason))
         if group.live:
             self._lineup.fairness.join(request.tenant, tenants(self._groups.values()))
