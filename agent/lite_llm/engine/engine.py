@@ -13,7 +13,9 @@ from lite_llm.engine.sequence import Group
 from lite_llm.engine.step_loop import StepLoop
 
 QUEUE_REQUESTS, QUEUE_BYTES = 1024, 64 << 20
-"""That wait at most; bytes are those of their prompts' tokens."""
+"""That wait at most; bytes are those of their prompts' tokens, of which each sequence has a copy.
+
+The first to wait may have more."""
 TOKEN_BYTES = 8
 OUTBOX_STEPS = 256  # unread, of one request: some seconds of tokens, and it is cheap to hold them
 RETRY_SECONDS = 1.0  # after which a full queue has had time for some steps
@@ -43,7 +45,8 @@ class Engine:
         """Queue ``request``; :class:`Overloaded` if too much waits already."""
         ahead = [each for each in self._answering if not each.is_started]
         held = sum(each.num_bytes for each in ahead)
-        if len(ahead) >= QUEUE_REQUESTS or held + _bytes_of(request) > QUEUE_BYTES:
+        too_large = bool(ahead) and held + _bytes_of(request) > QUEUE_BYTES
+        if len(ahead) >= QUEUE_REQUESTS or too_large:
             raise Overloaded(
                 f"{len(ahead)} requests of {held} bytes wait for this model",
                 where="queue",
@@ -128,7 +131,7 @@ class Answering(AsyncIterator[Step]):
 
     @property
     def num_bytes(self) -> int:
-        """Of the prompt."""
+        """Of the prompt's copies."""
         return _bytes_of(self.request)
 
     @property
@@ -160,9 +163,9 @@ class Answering(AsyncIterator[Step]):
         step = await self._inbox.get()
         if step is None or self.is_cancelled:
             raise StopAsyncIteration
-        was_full = self.full
         self._num_read += 1
-        if was_full and not self.full:
+        # Looked at after it is counted: the other thread may have paused just before.
+        if self._num_put - self._num_read == OUTBOX_STEPS - 1:
             self._engine.wake()
         if isinstance(step, Finished | Failed):
             self._num_left = 0 if isinstance(step, Failed) else self._num_left - 1
@@ -179,7 +182,7 @@ def _deliver(steps: list[tuple[Answering, Step]]) -> None:
 
 
 def _bytes_of(request: Request) -> int:
-    return TOKEN_BYTES * len(request.prompt)
+    return TOKEN_BYTES * len(request.prompt) * request.n
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lite_llm.contracts.errors import Internal, Overloaded
-from lite_llm.engine import Engine, Finished, Request, Step, StepLoop, Token
+from lite_llm.engine import Answering, Engine, Finished, Request, Step, StepLoop, Token
 from lite_llm.engine import engine as engine_module
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.models import Decoder
@@ -83,6 +83,50 @@ async def test_a_paused_request_gives_way_to_one_that_waits(
         assert len(await whole(engine, ask("another"))) == 27
         async with asyncio.timeout(WAIT):
             assert len([step async for step in unread]) == 63
+
+
+async def test_a_pause_between_a_read_and_its_count_ends(
+    drive: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "OUTBOX_STEPS", 4)
+    driver = drive()
+    engine = Engine(driver.steps)
+    answering = engine.submit(ask())
+    for number in range(3):
+        answering.put(Token(0, number, ""))
+        answering.deliver(Token(0, number, ""))
+    woken: list[bool] = []
+    monkeypatch.setattr(engine, "wake", lambda: woken.append(True))
+    plain = Answering.__setattr__
+
+    def late(self: Answering, name: str, value: Any) -> None:
+        if name == "_num_read":  # the compute thread is quicker
+            self._num_put += 1
+            assert self.full
+        plain(self, name, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Answering, "__setattr__", late)
+        await anext(answering)
+    assert not answering.full
+    assert woken
+
+
+async def test_a_large_request_is_let_in_when_nothing_waits(
+    drive: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its sequences has a copy of the prompt."""
+    large = ask(n=3, max_tokens=4)
+    monkeypatch.setattr(engine_module, "QUEUE_BYTES", 3 * 8 * len(large.prompt) - 1)
+    async with serving(drive(max_sequences=1)) as engine:
+        running = engine.submit(ask(max_tokens=400))
+        await anext(running)
+        waiting = engine.submit(large)
+        with pytest.raises(Overloaded):
+            engine.submit(ask())
+        running.cancel()
+        async with asyncio.timeout(WAIT):
+            assert len([step async for step in waiting]) == 2 + 3 * 5
 
 
 @pytest.mark.parametrize("limit", ["QUEUE_REQUESTS", "QUEUE_BYTES"])
