@@ -203,10 +203,13 @@ class Ledger:
         if node is None:
             return
         if self._windows[page.group] is None:
+            parent = node.parent
             for below in self.tree.cut(node):
                 for other in below.pages:
                     if other is not None:
                         self._unlink(other)
+            if parent is not None:
+                self.tree.prune(parent)
         else:
             self._unlink(page)
             self.tree.prune(node)
@@ -237,7 +240,7 @@ class Ledger:
 
     def _cached(self) -> Iterator[Page]:
         for node in self.tree.nodes():
-            _require(node.is_root or node.children or any(node.pages), f"{node} finds nothing")
+            _require(node.children or any(node.pages), f"{node} finds nothing")
             for group, page in enumerate(node.pages):
                 if page is not None:
                     _require(page.node is node and page.group == group, f"{page} is misfiled")

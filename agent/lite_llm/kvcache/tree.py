@@ -50,10 +50,6 @@ class Node:
     children: dict[tuple[int, ...], Node] = field(default_factory=dict, repr=False)
     is_detached: bool = False
 
-    @property
-    def is_root(self) -> bool:
-        return self.parent is None
-
 
 class PrefixTree:
     """Nodes and edges alone; what lies in a node is its user's business."""

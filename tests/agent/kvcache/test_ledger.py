@@ -145,6 +145,19 @@ def test_moves_ahead_need_a_place_to_go() -> None:
         assert ledger.num_free(D) == free
 
 
+def test_who_has_nothing_left_is_forgotten() -> None:
+    """A tenant's root goes with its last page."""
+    ledger = Ledger([2, 0, 0], [None])
+    for number in range(5):
+        pages = ledger.take([0, 0])
+        assert pages is not None
+        root = ledger.tree.root(str(number).encode())
+        ledger.publish(ledger.publish(root, (1,), [pages[0]]), (2,), [pages[1]])
+        ledger.let_go(pages)
+        assert [node.key for node in ledger.tree.nodes() if node.parent is None] == [root.key]
+    ledger.check([])
+
+
 def test_letting_go_twice_is_noticed() -> None:
     ledger = Ledger([1, 0, 0], [None])
     pages = prefix(ledger, 1)
