@@ -27,7 +27,7 @@ class Limits:
     stop_tokens: frozenset[int] = frozenset()
     """The end-of-sequence tokens among them; the token counts, its text does not appear."""
     min_tokens: int = 0
-    """Stop tokens have no chance before so many."""
+    """Stop tokens have no chance before so many, and stop strings in their text end nothing."""
     include_stop: bool = False
     """The text ends with the stop string instead of before it."""
 
@@ -75,7 +75,9 @@ class Transcript:
         self.num_tokens += 1
         if token in self._limits.stop_tokens:
             return self._rest(), FinishReason.STOP
-        text, stopped = self._gate.feed(self._detokenizer.feed(token))
+        text, stopped = self._detokenizer.feed(token), False
+        if self.num_tokens > self._limits.min_tokens:
+            text, stopped = self._gate.feed(text)
         if stopped:
             return text, FinishReason.STOP
         if self.num_tokens >= self._limits.max_tokens:
@@ -83,7 +85,10 @@ class Transcript:
         return text, None
 
     def _rest(self) -> str:
-        text, stopped = self._gate.feed(self._detokenizer.flush())
+        rest = self._detokenizer.flush()
+        if self.num_tokens <= self._limits.min_tokens:
+            return rest
+        text, stopped = self._gate.feed(rest)
         return text if stopped else text + self._gate.flush()
 
 

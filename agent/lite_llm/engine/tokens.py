@@ -9,6 +9,7 @@ import tokenizers
 from lite_llm.contracts.errors import Corrupt
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MOST_PENDING = 8  # tokens that wait for a character to be whole; it has four bytes at most
 CONTEXT_TOKENS = 5  # of a prompt: the last may be special ones, which have no text
 
 
@@ -18,6 +19,8 @@ class Tokenizer:
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(token for token, each in added.items() if each.special)
         self._longest_token_bytes = max((len(token.encode()) for token in vocabulary), default=1)
 
     @classmethod
@@ -42,6 +45,10 @@ class Tokenizer:
         """A number of tokens below which ``text`` can't be, without reading it."""
         return -(-len(text.encode()) // self._longest_token_bytes)
 
+    def is_silent(self, token: int) -> bool:
+        """Whether :meth:`decode` leaves ``token`` out: it is special, or none of the vocabulary."""
+        return token in self._special or self._tokenizer.id_to_token(token) is None
+
     def decode(self, tokens: list[int]) -> str:
         """Without special tokens; bytes that are no characters become U+FFFD."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
@@ -65,22 +72,27 @@ class Detokenizer:
         if tokenizer.decode(self._context).endswith(REPLACEMENT):
             self._context = []  # half a character is not told yet
         self._pending: list[int] = []
+        self._num_held = 0  # characters at the context's end that were not given out
 
     def feed(self, token: int) -> str:
         """The text that is complete now; empty while a character is only half there."""
+        if self._tokenizer.is_silent(token):
+            return ""
         self._pending.append(token)
         text = self._fresh()
-        if not text or text.endswith(REPLACEMENT):
+        is_half = text.endswith(REPLACEMENT)
+        if (is_half or not text) and len(self._pending) < MOST_PENDING:
             return ""
-        self._context, self._pending = self._pending, []
-        return text
+        # What is no text at all would be decoded over and over. Only its last character can change.
+        self._context, self._pending, self._num_held = self._pending, [], int(is_half)
+        return text[: len(text) - self._num_held]
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD in place of half a character."""
         text = self._fresh()
-        self._context, self._pending = [], []
+        self._context, self._pending, self._num_held = [], [], 0
         return text
 
     def _fresh(self) -> str:
-        told = self._tokenizer.decode(self._context)
-        return self._tokenizer.decode(self._context + self._pending)[len(told) :]
+        num_told = len(self._tokenizer.decode(self._context)) - self._num_held
+        return self._tokenizer.decode(self._context + self._pending)[num_told:]

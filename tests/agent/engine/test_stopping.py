@@ -77,6 +77,17 @@ def test_reasons(model: Model) -> None:
     assert accepted(model, at_token, [*tokens, 1]) == ("lazy dog", FinishReason.STOP)
 
 
+def test_stop_strings_wait_for_the_least_length(model: Model) -> None:
+    tokens = list(model.tokenizer.encode("lazy lazy dog"))[1:]
+    many, least = len(tokens) + 5, len(model.tokenizer.encode("lazy")[1:])
+    limits = Limits(max_tokens=many, min_tokens=least, stop=("zy", "og"))
+    assert accepted(model, limits, tokens) == ("lazy la", FinishReason.STOP)
+    none = Limits(max_tokens=many, min_tokens=many, stop=("zy",))
+    assert accepted(model, none, tokens) == ("lazy lazy dog", None)
+    full = Limits(max_tokens=len(tokens), min_tokens=len(tokens), stop=("zy", "dog"))
+    assert accepted(model, full, tokens) == ("lazy lazy dog", FinishReason.LENGTH)
+
+
 def test_what_is_held_back_comes_with_the_last_token(model: Model) -> None:
     fox = list(model.tokenizer.encode("🦊"))[1:3]
     assert accepted(model, Limits(max_tokens=2), fox) == ("\ufffd", FinishReason.LENGTH)

@@ -11,7 +11,7 @@ from tokenizers import decoders, models
 
 from lite_llm.contracts.errors import Corrupt
 from lite_llm.engine import Detokenizer, Model, Tokenizer
-from lite_llm.engine.tokens import REPLACEMENT
+from lite_llm.engine.tokens import MOST_PENDING, REPLACEMENT
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=30)
 
@@ -160,6 +160,24 @@ def test_characters_split_over_tokens_in_any_way(tokens: list[int], pieces: list
 def test_any_bytes_stream_to_what_they_decode_to(tokens: list[int]) -> None:
     tokenizer = byte_level_tokenizer()
     assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+def test_what_is_no_text_is_not_decoded_over_and_over(model: Model) -> None:
+    """Special tokens, and bytes that never become a character; a whole one still does."""
+    for tokenizer, nothing, fox in (
+        (model.tokenizer, 0, list(model.tokenizer.encode("🦊"))[1:]),
+        (byte_level_tokenizer(), 0x9F, [0xF0, 0x9F, 0xA6, 0x8A]),
+        (spaced_tokenizer(), spelt("🦊")[1], [1, *spelt("🦊")]),
+    ):
+        detokenizer, text, longest = Detokenizer(tokenizer), "", 0
+        tokens = [*[nothing] * 50, *fox[:-1]]
+        for token in tokens:
+            text += detokenizer.feed(token)
+            longest = max(longest, len(detokenizer._context + detokenizer._pending))
+        assert longest <= 2 * MOST_PENDING
+        text += detokenizer.feed(fox[-1]) + detokenizer.flush()
+        assert text == tokenizer.decode([*tokens, fox[-1]])
+        assert text.endswith("🦊")
 
 
 def test_bytes_as_tokens_wait_for_the_last_of_a_character() -> None:
