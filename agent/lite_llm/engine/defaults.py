@@ -12,6 +12,7 @@ from lite_llm.models import parse_json
 
 GENERATION: Final = "generation_config.json"
 MAX_EOS = 64  # ids
+MOST = 2.0**32  # of any number; an integer in JSON may be beyond all floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Defaults:
 
 def _number(values: Mapping[str, Any], name: str, where: str) -> Any:
     value = values.get(name)
-    if value is not None and type(value) not in (int, float):
+    if value is not None and (type(value) not in (int, float) or not abs(value) <= MOST):
         raise _corrupt(name, value, where)
     return value
 

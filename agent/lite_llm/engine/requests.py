@@ -15,6 +15,7 @@ from lite_llm.proto.v1.generate_pb2 import GenerateStart, Resume, SamplingParame
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1024  # each is searched for after every token
 MAX_LOGPROBS = 100  # a token; each is named and sent
+MAX_PROMPT_LOGPROBS = 1 << 18  # of all its tokens: they are named at once, and sent as one event
 MAX_BIASES = 1024  # each is looked up at every token
 MAX_SEQUENCES = 128  # of one request
 
@@ -43,7 +44,7 @@ def request_from_proto(
         limits=limits,
         n=n,
         logprobs=_count(wire, "logprobs"),
-        prompt_logprobs=_count(wire, "prompt_logprobs"),
+        prompt_logprobs=_prompt_logprobs(wire, len(prompt)),
         resumed=_resumed(start.resume, n, limits, model),
         tenant=start.tenant,
         priority=start.priority,
@@ -154,6 +155,8 @@ def _resumed(resume: Resume, n: int, limits: Limits, model: Model) -> tuple[Resu
         if resume.token_ids.ids or resume.sequences:
             raise _invalid("resume", "has tokens but no sequence number", "give next_sequence")
         return ()
+    if resume.next_sequence == 1 and not resume.token_ids.ids and not resume.sequences:
+        return ()  # only the start was told: all that follows it is still to come
     known = [Resumed(tuple(each.token_ids.ids), each.finished) for each in resume.sequences]
     if not known and n == 1:
         known = [Resumed(tuple(resume.token_ids.ids))]
@@ -161,6 +164,8 @@ def _resumed(resume: Resume, n: int, limits: Limits, model: Model) -> tuple[Resu
         raise _invalid(
             "resume", f"tells of {len(known)} sequences, and n is {n}", "give one entry for each"
         )
+    if all(each.finished for each in known):
+        raise _invalid("resume", "tells that all sequences are over", "ask for what is missing")
     for each in known:
         _check_tokens(each.tokens, "resume", model)
         if len(each.tokens) > limits.max_tokens:
@@ -176,6 +181,17 @@ def _count(wire: SamplingParameters, field: Literal["logprobs", "prompt_logprobs
     count = int(getattr(wire, field))
     if count > MAX_LOGPROBS:
         raise _invalid(field, f"is {count}", f"ask for at most {MAX_LOGPROBS}")
+    return count
+
+
+def _prompt_logprobs(wire: SamplingParameters, num_prompt: int) -> int | None:
+    count = _count(wire, "prompt_logprobs")
+    if count is not None and num_prompt * (count + 1) > MAX_PROMPT_LOGPROBS:
+        raise _invalid(
+            "prompt_logprobs",
+            f"is {count} for each of {num_prompt} tokens",
+            "ask for fewer, or of a shorter prompt",
+        )
     return count
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lite_llm.contracts.errors import Corrupt, InvalidRequest
-from lite_llm.engine import Limits, Model, Request, Resumed, Sampling, Tokenizer
+from lite_llm.engine import Limits, Model, Request, Resumed, Sampling, Tokenizer, requests
 from lite_llm.engine.defaults import Defaults
 from lite_llm.engine.requests import request_from_proto
 from lite_llm.proto.v1.generate_pb2 import (
@@ -125,6 +125,7 @@ def test_the_checkpoint_decides_what_a_request_leaves_open(model: Model) -> None
         (b'{"temperature": -1}', "temperature"),
         (b'{"top_p": 0}', "top_p"),
         (b'{"top_k": 1.5}', "top_k"),
+        (b'{"temperature": 1' + b"0" * 400 + b"}", "temperature"),
         (b'{"repetition_penalty": "high"}', "repetition_penalty"),
         (b'{"eos_token_id": 320}', "eos_token_id"),
         (b'{"eos_token_id": [[1]]}', "eos_token_id"),
@@ -165,6 +166,7 @@ def test_defaults_that_make_no_sense_are_the_checkpoints_fault(data: bytes, fiel
         (sampled(logprobs=101), "logprobs"),
         (sampled(prompt_logprobs=101), "prompt_logprobs"),
         (resumed(token_ids=ids(5), next_sequence=0), "resume"),
+        (resumed(sequences=[ResumedSequence(finished=True)]), "resume"),
         (resumed(token_ids=ids(999)), "resume"),
         (resumed(token_ids=ids(2, 2, 2, 2)), "resume"),
         (resumed(n=2, token_ids=ids(5)), "resume"),
@@ -208,3 +210,14 @@ def refusal(model: Model, asked: GenerateStart) -> InvalidRequest:
         request_from_proto(asked, model, room=ROOM)
     assert raised.value.remedy
     return raised.value
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stream_of_which_only_the_start_was_told_begins_anew(model: Model, n: int) -> None:
+    assert request_from_proto(resumed(n=n, next_sequence=1), model, room=ROOM).resumed == ()
+
+
+def test_a_prompts_logprobs_fit_one_event(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "MAX_PROMPT_LOGPROBS", 3 * (2 + 1))
+    assert request_from_proto(sampled(prompt_logprobs=2), model, room=ROOM).prompt_logprobs == 2
+    assert refusal(model, sampled(prompt_logprobs=3)).where == "prompt_logprobs"
