@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 # For answers from servers that are not ours, or from gRPC itself, which carry no detail.
 _FROM_CODE: dict[grpc.StatusCode, type[LiteLLMError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.AgentLost,
+    grpc.StatusCode.INTERNAL: errors.AgentLost,  # gRPC's own words for a peer that died in a call
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.CANCELLED: errors.Cancelled,
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
