@@ -39,7 +39,7 @@ class ChatTemplate:
     @classmethod
     def parse(cls, config: Mapping[str, Any], file: str | None) -> Self | None:
         """From ``tokenizer_config.json`` and, where there is one, ``chat_template.jinja``."""
-        given, with_tools = file or config.get("chat_template"), ""
+        given, with_tools = file or config.get("chat_template"), None
         if isinstance(given, list):
             listed = [each for each in given if isinstance(each, dict)]
             named = {str(each.get("name")): each.get("template") for each in listed}
