@@ -65,7 +65,7 @@ class Load:
         self._files = files
         self._shared = shared
         self._prefetch = prefetch
-        self._meter = Meter(plan.num_bytes)
+        self._meter = Meter(plan.num_bytes, shared.measures)
         self._left = {stage.index: set(stage.needs) for stage in plan.stages}
         self._ready = {stage.index: asyncio.Event() for stage in plan.stages}
         self._layers: dict[int, Layer] = {}

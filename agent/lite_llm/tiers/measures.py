@@ -27,6 +27,12 @@ class Measures:
             self._metrics[names.TIER_LOAD_BYTES_TOTAL].labels(**ends).inc(num_bytes)
             self._metrics[names.TIER_LOAD_SECONDS].labels(**ends).observe(seconds)
 
+    def spent(self, phase: str, num_bytes: int, seconds: float) -> None:
+        """A phase of a load was done with so many bytes."""
+        if self._metrics:
+            self._metrics[names.LOAD_PHASE_BYTES_TOTAL].labels(phase=phase).inc(num_bytes)
+            self._metrics[names.LOAD_PHASE_SECONDS_TOTAL].labels(phase=phase).inc(seconds)
+
     def changed(self, source: Medium, target: Medium, reason: str) -> None:
         """Weights are on another medium now: a load's file, or a file moved between disks."""
         if self._metrics:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from lite_llm.tiers.measures import Measures
+
 
 class Phase(StrEnum):
     """What happens to bytes on their way in."""
@@ -44,7 +46,8 @@ class LoadProgress:
 class Meter:
     """Counts on the event loop's thread; watchers see the latest state, not every step."""
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self, total_bytes: int, measures: Measures) -> None:
+        self._measures = measures
         self._done = 0
         self._total = total_bytes
         self._phases = dict.fromkeys(Phase, PhaseProgress())
@@ -60,6 +63,7 @@ class Meter:
         """Count work done in a phase."""
         old = self._phases[phase]
         self._phases[phase] = PhaseProgress(old.num_bytes + num_bytes, old.seconds + seconds)
+        self._measures.spent(phase, num_bytes, seconds)
         self._wake()
 
     def arrived(self, num_bytes: int) -> None:

@@ -38,6 +38,7 @@ TARGET = Label("target", MEDIA)
 STATE = Label("state", STATES)
 PATH = Label("path", ("hot", "warm", "cold"))
 PHASE = Label("phase", ("queue", "schedule", "fetch", "read", "to_gpu", "init", "first_token"))
+LOAD_PHASE = Label("phase", ("fetch", "read", "verify", "to_gpu"))
 
 _AGENT = frozenset({Program.AGENT})
 _ORCHESTRATOR = frozenset({Program.ORCHESTRATOR})
@@ -170,6 +171,17 @@ TIER_LOAD_SECONDS = Histogram(
     (SOURCE, TARGET),
     "seconds",
     COLD_START_BUCKETS,
+)
+LOAD_PHASE_BYTES_TOTAL = Counter(
+    "lite_llm_load_phase_bytes_total", "Bytes of weights that a phase of loads was done with.",
+    _AGENT, (LOAD_PHASE,), "bytes",
+)  # fmt: skip
+LOAD_PHASE_SECONDS_TOTAL = Counter(
+    "lite_llm_load_phase_seconds_total",
+    "Time that a phase of loads was busy, summed over threads and connections.",
+    _AGENT,
+    (LOAD_PHASE,),
+    "seconds",
 )
 EVICTIONS_TOTAL = Counter(
     "lite_llm_evictions_total",

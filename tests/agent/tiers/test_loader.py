@@ -103,6 +103,10 @@ async def test_a_second_load_finds_everything_in_memory(
         source=source.medium.name.lower(), target="dram"
     )
     assert moved._value.get() == load.plan.num_bytes
+    for phase in (Phase.READ, Phase.VERIFY):
+        spent = metrics[names.LOAD_PHASE_BYTES_TOTAL].labels(phase=phase)
+        assert spent._value.get() == load.plan.num_bytes
+        assert metrics[names.LOAD_PHASE_SECONDS_TOTAL].labels(phase=phase)._value.get() > 0
 
 
 async def test_progress_tells_phases_bytes_and_seconds(
