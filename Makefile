@@ -13,7 +13,7 @@ WORKERS ?= 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup control-plane lock proto fmt check test e2e up demo bench bench-gpu clean
+.PHONY: help setup control-plane lock proto fmt check test fuzz e2e up demo bench bench-gpu clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ check: setup ## Everything that can be known without running the programs
 test: ## Run the tests against real servers, which it fetches or builds first
 	@$(MAKE) --no-print-directory --jobs=2 setup control-plane
 	pytest -q -m 'not gpu and not e2e' -n $(WORKERS) --dist loadfile
+
+fuzz: setup ## Run the property tests on new random examples
+	HYPOTHESIS_PROFILE=default pytest -q -m 'not gpu and not e2e' -n $(WORKERS) \
+	  $$(grep -rlE '^from hypothesis' tests --include='test_*.py')
 
 e2e: setup control-plane ## Run the whole system as real processes
 	pytest tests/e2e

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from lite_llm.testing.control_plane import ControlPlane
 from lite_llm.testing.guard import STARTED
 
 # As the agent gives it to its workers: tests share the cores, and spinning threads would eat them.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# The same examples in every run, so that a failure belongs to a change; `make fuzz` tries others.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 VERSION_FLAGS = {"etcd": "--version", "kube-apiserver": "--version"}
 

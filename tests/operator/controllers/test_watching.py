@@ -93,6 +93,7 @@ async def store(plane: ControlPlane) -> AsyncIterator[MemoryStore]:
     yield MemoryStore()
     for item in plane.request("GET", API)["items"]:
         plane.request("DELETE", f"{API}/{item['metadata']['name']}")
+    await asyncio.sleep(0.5)  # a TLS connection closed amid an answer outlives its session a little
 
 
 def spec_reader(store: MemoryStore, name: str) -> Callable[[], Awaitable[ModelSpec | None]]:

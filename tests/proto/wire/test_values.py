@@ -77,7 +77,8 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 3) -> Message
         target = getattr(message, field.name)
         inner = field.message_type
         if inner is not None and inner.GetOptions().map_entry:
-            target.update(draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5))))
+            key, value = (scalars(inner.fields_by_name[name]) for name in ("key", "value"))
+            target.update(draw(st.dictionaries(key, value, max_size=3)))
         elif inner is not None and depth:
             for _ in range(draw(st.integers(1, 2)) if field.is_repeated else 1):
                 place = target.add() if field.is_repeated else target

@@ -46,6 +46,7 @@ class Api:
         trace: TracebackType | None,
     ) -> None:
         await self._session.close()
+        await asyncio.sleep(0.5)  # a TLS connection closed amid an answer outlives it a little
 
     async def request(
         self,
