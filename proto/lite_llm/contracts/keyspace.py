@@ -8,6 +8,7 @@ key below the root                                    value           the one wr
 ``agents/{node}``                                     ``AgentStatus`` that agent, under its lease
 ``residency/{namespace}/{name}/{node}``               ``Residency``   that agent, under its lease
 ``assignments/{namespace}/{name}/{node}``             ``Assignment``  orchestrators, by swap
+``ingestions/{namespace}/{name}``                     ``Ingestion``   the orchestrator that ingests
 ``leaders/{role}``                                    holder's name   whoever holds the lease
 ====================================================  ==============  ===========================
 """
@@ -60,19 +61,27 @@ class AssignmentKey:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestionKey:
+    """Of an ``Ingestion``."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderKey:
     """Of the name of a role's holder."""
 
     role: str
 
 
-Key = ModelKey | TierSetKey | AgentKey | ResidencyKey | AssignmentKey | LeaderKey
+Key = ModelKey | TierSetKey | AgentKey | ResidencyKey | AssignmentKey | IngestionKey | LeaderKey
 
 MODELS = ROOT + "models/"
 TIER_SETS = ROOT + "tiersets/"
 AGENTS = ROOT + "agents/"
 RESIDENCY = ROOT + "residency/"
 ASSIGNMENTS = ROOT + "assignments/"
+INGESTIONS = ROOT + "ingestions/"
 LEADERS = ROOT + "leaders/"
 
 
@@ -89,6 +98,8 @@ def key_of(key: Key) -> str:
             return f"{RESIDENCY}{model}/{checked_node(node)}"
         case AssignmentKey(model, node):
             return f"{ASSIGNMENTS}{model}/{checked_node(node)}"
+        case IngestionKey(model):
+            return f"{INGESTIONS}{model}"
         case LeaderKey(role):
             return f"{LEADERS}{checked_label(role, 'role')}"
 
@@ -107,6 +118,8 @@ def parse_key(text: str) -> Key:
                 return ResidencyKey(ModelRef(namespace, name), checked_node(node))
             case ["assignments", namespace, name, node]:
                 return AssignmentKey(ModelRef(namespace, name), checked_node(node))
+            case ["ingestions", namespace, name]:
+                return IngestionKey(ModelRef(namespace, name))
             case ["leaders", role]:
                 return LeaderKey(checked_label(role, "role"))
     raise InvalidName(

@@ -11,6 +11,7 @@ from lite_llm.contracts.errors import InvalidName
 from lite_llm.contracts.keyspace import (
     AGENTS,
     ASSIGNMENTS,
+    INGESTIONS,
     LEADERS,
     MODELS,
     RESIDENCY,
@@ -18,6 +19,7 @@ from lite_llm.contracts.keyspace import (
     TIER_SETS,
     AgentKey,
     AssignmentKey,
+    IngestionKey,
     Key,
     LeaderKey,
     ModelKey,
@@ -29,7 +31,7 @@ from lite_llm.contracts.keyspace import (
     residency_of,
 )
 
-PREFIXES = (MODELS, TIER_SETS, AGENTS, RESIDENCY, ASSIGNMENTS, LEADERS)
+PREFIXES = (MODELS, TIER_SETS, AGENTS, RESIDENCY, ASSIGNMENTS, INGESTIONS, LEADERS)
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
 names = st.lists(labels, min_size=1, max_size=4).map(".".join)
@@ -41,6 +43,7 @@ keys = st.one_of(
     st.builds(AgentKey, nodes),
     st.builds(ResidencyKey, refs, nodes),
     st.builds(AssignmentKey, refs, nodes),
+    st.builds(IngestionKey, refs),
     st.builds(LeaderKey, labels),
 )
 
@@ -55,6 +58,7 @@ MODEL = ModelRef("default", "llama-3.1")
         (AgentKey("gpu-1.rack"), "/lite-llm/v1/agents/gpu-1.rack"),
         (ResidencyKey(MODEL, "gpu-1"), "/lite-llm/v1/residency/default/llama-3.1/gpu-1"),
         (AssignmentKey(MODEL, "gpu-1"), "/lite-llm/v1/assignments/default/llama-3.1/gpu-1"),
+        (IngestionKey(MODEL), "/lite-llm/v1/ingestions/default/llama-3.1"),
         (LeaderKey("autoscaler"), "/lite-llm/v1/leaders/autoscaler"),
     ],
 )

@@ -141,6 +141,29 @@ TIER_MODE_MAX: TierMode.ValueType  # 4
 """every tier"""
 Global___TierMode: _TypeAlias = TierMode  # noqa: Y015
 
+class _IngestionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IngestionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IngestionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INGESTION_STATE_UNSPECIFIED: _IngestionState.ValueType  # 0
+    INGESTION_STATE_FETCHING: _IngestionState.ValueType  # 1
+    INGESTION_STATE_CONVERTING: _IngestionState.ValueType  # 2
+    INGESTION_STATE_PUBLISHING: _IngestionState.ValueType  # 3
+    INGESTION_STATE_DONE: _IngestionState.ValueType  # 4
+    INGESTION_STATE_FAILED: _IngestionState.ValueType  # 5
+
+class IngestionState(_IngestionState, metaclass=_IngestionStateEnumTypeWrapper): ...
+
+INGESTION_STATE_UNSPECIFIED: IngestionState.ValueType  # 0
+INGESTION_STATE_FETCHING: IngestionState.ValueType  # 1
+INGESTION_STATE_CONVERTING: IngestionState.ValueType  # 2
+INGESTION_STATE_PUBLISHING: IngestionState.ValueType  # 3
+INGESTION_STATE_DONE: IngestionState.ValueType  # 4
+INGESTION_STATE_FAILED: IngestionState.ValueType  # 5
+Global___IngestionState: _TypeAlias = IngestionState  # noqa: Y015
+
 @_typing.final
 class ModelRef(_message.Message):
     """Names one model, as Kubernetes does: the namespace is a DNS-1123 label, the name a DNS-1123
@@ -422,3 +445,71 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
+
+@_typing.final
+class Ingestion(_message.Message):
+    """How a model's source became a checkpoint in our own format in the cluster's stores, or how far
+    that is. Written by the orchestrator that ingests.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_DIGEST_FIELD_NUMBER: _builtins.int
+    LOCATIONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    RETRY_AT_FIELD_NUMBER: _builtins.int
+    ORCHESTRATOR_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """What the source was then: a commit, or a hash over names, sizes and entity tags."""
+    state: Global___IngestionState.ValueType
+    reason: _builtins.str
+    """Words for people: "fetching 3.1 of 4.0 GB from hf://owner/name", or what failed and the remedy."""
+    done_bytes: _builtins.int
+    total_bytes: _builtins.int
+    checkpoint_digest: _builtins.str
+    """SHA-256 of the checkpoint's index, hexadecimal; once done."""
+    failures: _builtins.int
+    """Failures in a row, and seconds since the epoch before which nobody tries again."""
+    retry_at: _builtins.int
+    orchestrator: _builtins.str
+    """The orchestrator that wrote this."""
+    @_builtins.property
+    def model(self) -> Global___ModelRef: ...
+    @_builtins.property
+    def source(self) -> Global___ModelSource:
+        """What is ingested, as the model's spec names it."""
+
+    @_builtins.property
+    def locations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the checkpoint lies, primary first; once done. The source itself, if it is one of ours."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelRef | None = ...,
+        source: Global___ModelSource | None = ...,
+        revision: _builtins.str = ...,
+        state: Global___IngestionState.ValueType = ...,
+        reason: _builtins.str = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        checkpoint_digest: _builtins.str = ...,
+        locations: _abc.Iterable[_builtins.str] | None = ...,
+        failures: _builtins.int = ...,
+        retry_at: _builtins.int = ...,
+        orchestrator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "done_bytes", b"done_bytes", "failures", b"failures", "locations", b"locations", "model", b"model", "orchestrator", b"orchestrator", "reason", b"reason", "retry_at", b"retry_at", "revision", b"revision", "source", b"source", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ingestion: _TypeAlias = Ingestion  # noqa: Y015
