@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lite_llm.checkpoint import Reader, open_checkpoint
 from lite_llm.contracts.errors import Corrupt, ModelNotFound
+from lite_llm.contracts.manifest import Manifest
 from lite_llm.engine.chat import CONFIG, TEMPLATE, ChatTemplate
 from lite_llm.engine.defaults import GENERATION, Defaults
 from lite_llm.engine.tokens import Tokenizer
@@ -47,6 +48,8 @@ class Model:
     tokenizer: Tokenizer
     defaults: Defaults
     template: ChatTemplate | None
+    manifest: Manifest
+    """Of what was read: its tiers, and which expert is which router's row."""
 
     @property
     def context_tokens(self) -> int:
@@ -86,7 +89,8 @@ class _Files:
         return cls(inventory, tokenizer, defaults, _template(reader))
 
     def model(self, decoder: Decoder) -> Model:
-        return Model(decoder, self.tokenizer, self.defaults, self.template)
+        manifest = self.inventory.manifest
+        return Model(decoder, self.tokenizer, self.defaults, self.template, manifest)
 
 
 @asynccontextmanager
