@@ -340,19 +340,27 @@ class LoadRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    TIER_SET_FIELD_NUMBER: _builtins.int
     target: _model_pb2.Medium.ValueType
     """How near to bring it; unspecified: GPU, that is, ready to serve."""
     @_builtins.property
     def spec(self) -> _model_pb2.ModelSpec: ...
+    @_builtins.property
+    def tier_set(self) -> _model_pb2.TierSetSpec:
+        """What spec.tier_set names, from an agent to its worker. Absent: the tiers built into the
+        checkpoint, and all of them answer a request that does not choose.
+        """
+
     def __init__(
         self,
         *,
         spec: _model_pb2.ModelSpec | None = ...,
         target: _model_pb2.Medium.ValueType = ...,
+        tier_set: _model_pb2.TierSetSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "tier_set", b"tier_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "target", b"target", "tier_set", b"tier_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

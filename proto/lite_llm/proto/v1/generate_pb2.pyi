@@ -284,7 +284,9 @@ class SamplingParameters(_message.Message):
     max_tokens: _builtins.int
     """Tokens to generate at most; 0: as many as the context has room for."""
     min_tokens: _builtins.int
-    """End-of-sequence and stop tokens have no chance before so many."""
+    """End-of-sequence and stop tokens have no chance before so many, and stop strings in the text of
+    these end nothing.
+    """
     temperature: _builtins.float
     """0 is greedy. Neutral: 1."""
     top_p: _builtins.float
