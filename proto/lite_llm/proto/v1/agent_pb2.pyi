@@ -534,23 +534,90 @@ class AgentReport(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     RESIDENCIES_FIELD_NUMBER: _builtins.int
+    PULSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> Global___AgentStatus: ...
     @_builtins.property
     def residencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residency]: ...
+    @_builtins.property
+    def pulse(self) -> Global___Pulse:
+        """Of a worker process, for its agent's watchdog; absent in an agent's own report."""
+
     def __init__(
         self,
         *,
         status: Global___AgentStatus | None = ...,
         residencies: _abc.Iterable[Global___Residency] | None = ...,
+        pulse: Global___Pulse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pulse", b"pulse", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["residencies", b"residencies", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pulse", b"pulse", "residencies", b"residencies", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentReport: _TypeAlias = AgentReport  # noqa: Y015
+
+@_typing.final
+class Pulse(_message.Message):
+    """Whether the one that computes gets on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEPPING_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """Steps that ended since the start."""
+    stepping: _builtins.bool
+    """One runs now. Where it stays so while steps stands still, the worker hangs."""
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int = ...,
+        stepping: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stepping", b"stepping", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pulse: _TypeAlias = Pulse  # noqa: Y015
+
+@_typing.final
+class MetricsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricsRequest: _TypeAlias = MetricsRequest  # noqa: Y015
+
+@_typing.final
+class MetricsReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Prometheus' text format."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricsReport: _TypeAlias = MetricsReport  # noqa: Y015
 
 @_typing.final
 class FetchChunksRequest(_message.Message):

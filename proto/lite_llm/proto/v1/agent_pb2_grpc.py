@@ -86,6 +86,11 @@ class AgentStub:
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.FetchChunksRequest.SerializeToString,
                 response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.FileChunk.FromString,
                 _registered_method=True)
+        self.Metrics = channel.unary_unary(
+                '/lite_llm.v1.Agent/Metrics',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsReport.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -156,6 +161,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Metrics(self, request, context):
+        """An agent's answer has its workers' metrics, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -208,6 +220,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.FetchChunks,
                     request_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.FetchChunksRequest.FromString,
                     response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.FileChunk.SerializeToString,
+            ),
+            'Metrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.Metrics,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsReport.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -481,6 +498,33 @@ class Agent:
             '/lite_llm.v1.Agent/FetchChunks',
             lite__llm_dot_proto_dot_v1_dot_agent__pb2.FetchChunksRequest.SerializeToString,
             lite__llm_dot_proto_dot_v1_dot_agent__pb2.FileChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Metrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lite_llm.v1.Agent/Metrics',
+            lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsReport.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class AgentStub:
     """The report now, then again after every change."""
     FetchChunks: _grpc.UnaryStreamMultiCallable[_agent_pb2.FetchChunksRequest, _agent_pb2.FileChunk]
     """Peers download from each other: one download from the origin per cluster."""
+    Metrics: _grpc.UnaryUnaryMultiCallable[_agent_pb2.MetricsRequest, _agent_pb2.MetricsReport]
+    """An agent's answer has its workers' metrics, too."""
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -68,6 +70,8 @@ class AgentAsyncStub(AgentStub):
     """The report now, then again after every change."""
     FetchChunks: _aio.UnaryStreamMultiCallable[_agent_pb2.FetchChunksRequest, _agent_pb2.FileChunk]  # type: ignore[assignment]
     """Peers download from each other: one download from the origin per cluster."""
+    Metrics: _aio.UnaryUnaryMultiCallable[_agent_pb2.MetricsRequest, _agent_pb2.MetricsReport]  # type: ignore[assignment]
+    """An agent's answer has its workers' metrics, too."""
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     """Every agent serves it, and every worker process serves it to its agent."""
@@ -145,5 +149,13 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.FileChunk], _abc.AsyncIterator[_agent_pb2.FileChunk]]:
         """Peers download from each other: one download from the origin per cluster."""
+
+    @_abc_1.abstractmethod
+    def Metrics(
+        self,
+        request: _agent_pb2.MetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.MetricsReport, _abc.Awaitable[_agent_pb2.MetricsReport]]:
+        """An agent's answer has its workers' metrics, too."""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
