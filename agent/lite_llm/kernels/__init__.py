@@ -3,7 +3,7 @@ else is computed with it (ARCHITECTURE.md, "Determinism"). For inference: no gra
 
 from lite_llm.kernels.activation import Activation, gated
 from lite_llm.kernels.attention import attend
-from lite_llm.kernels.linear import grouped_linear, linear
+from lite_llm.kernels.linear import grouped_linear, linear, linears
 from lite_llm.kernels.mode import fast, is_fast, set_fast
 from lite_llm.kernels.norm import rms_norm
 from lite_llm.kernels.paging import LayerPages, PagedKv, Rows, store
@@ -23,6 +23,7 @@ __all__ = [
     "grouped_linear",
     "is_fast",
     "linear",
+    "linears",
     "log_softmax",
     "rms_norm",
     "rotate",

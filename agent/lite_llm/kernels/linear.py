@@ -11,10 +11,16 @@ from torch.nn import functional
 from lite_llm.kernels import products
 from lite_llm.kernels.mode import is_fast
 from lite_llm.kernels.threads import get_threads, scratch, table_of
-from lite_llm.kernels.vector import KINDS
+from lite_llm.kernels.vector import FLOAT32, KINDS, LANES
 
+Weights = tuple[Tensor, Tensor | None]
+"""A weight ``[N, K]`` and its bias ``[N]``, if it has one."""
 _PACKED_NUMBERS = 1 << 15
 """Numbers of x that one task packs."""
+_TASKS = 12
+"""Of a thread at least, so that none waits long for the last one."""
+_Part = tuple[Tensor, Tensor | None, int, int, Tensor]
+"""A weight, its bias, the first row that meets it, how many, and where all rows' outputs go."""
 
 
 def linear(
@@ -31,8 +37,26 @@ def linear(
     if weight_NK.dtype not in KINDS or not _is_ours(x_TK):
         y_TN = functional.linear(x_TK, weight_NK, bias_N)
         return y_TN if out_dtype is None else y_TN.to(out_dtype)
-    biases = None if bias_N is None else (bias_N.contiguous(),)
-    return _multiply(x_TK, (weight_NK,), None, biases, out_dtype)
+    rows = len(x_TK)
+    y_TN = x_TK.new_empty((rows, len(weight_NK)), dtype=out_dtype or x_TK.dtype)
+    _multiply(x_TK, [(weight_NK, bias_N, 0, rows, y_TN)])
+    return y_TN
+
+
+def linears(x_TK: Tensor, weights: Sequence[Weights]) -> list[Tensor]:
+    """What ``linear`` gives for each weight, bit for bit, started once for all: ``[T, N]`` each."""
+    first_NK, first_N = weights[0]
+    alike = all(
+        weight_NK.dtype is first_NK.dtype
+        and (bias_N is None or first_N is None or bias_N.dtype is first_N.dtype)
+        for weight_NK, bias_N in weights
+    )
+    if not alike or first_NK.dtype not in KINDS or not _is_ours(x_TK):
+        return [linear(x_TK, *each) for each in weights]
+    rows = len(x_TK)
+    outputs = [x_TK.new_empty((rows, len(weight_NK))) for weight_NK, _ in weights]
+    _multiply(x_TK, [(*each, 0, rows, y_TN) for each, y_TN in zip(weights, outputs, strict=True)])
+    return outputs
 
 
 def grouped_linear(
@@ -43,86 +67,89 @@ def grouped_linear(
 ) -> Tensor:
     """The first ``counts[0]`` rows times the first weight, and so on: ``[S, N]``.
 
-    The bits are those of ``linear`` with that weight. Weights have one shape, dtype and layout;
-    biases are contiguous.
+    The bits are those of ``linear`` with that weight. Weights have one shape and dtype, and so
+    have biases.
 
     :raises ValueError: ``counts`` don't add up to S.
     """
     if sum(counts) != x_SK.shape[0]:
         raise ValueError(f"counts add up to {sum(counts)}, not to the {x_SK.shape[0]} rows")
     if not _is_ours(x_SK):
-        parts = torch.split(x_SK, list(counts))
+        rows = torch.split(x_SK, list(counts))
         return torch.cat(
             [
-                functional.linear(part, weight, None if biases_N is None else biases_N[index])
-                for index, (part, weight) in enumerate(zip(parts, weights_NK, strict=True))
+                functional.linear(some, weight, None if biases_N is None else biases_N[index])
+                for index, (some, weight) in enumerate(zip(rows, weights_NK, strict=True))
             ]
         )
-    return _multiply(x_SK, weights_NK, counts, biases_N, None)
+    y_SN = x_SK.new_empty((len(x_SK), len(weights_NK[0])))
+    parts, first = list[_Part](), 0
+    for index, (weight_NK, count) in enumerate(zip(weights_NK, counts, strict=True)):
+        parts.append((weight_NK, biases_N[index] if biases_N else None, first, count, y_SN))
+        first += count
+    _multiply(x_SK, parts)
+    return y_SN
 
 
 def _is_ours(x: Tensor) -> bool:
     return x.dtype in KINDS and x.is_cpu and not is_fast()
 
 
-def _multiply(
-    x_SK: Tensor,
-    weights_NK: Sequence[Tensor],
-    counts: Sequence[int] | None,
-    biases_N: Sequence[Tensor] | None,
-    out_dtype: torch.dtype | None,
-) -> Tensor:
+def _multiply(x_SK: Tensor, parts: Sequence[_Part]) -> None:
+    """Weights are of one dtype, biases too."""
     rows, inputs = x_SK.shape
-    weight_NK = weights_NK[0]
-    outputs, wanted = weight_NK.shape
-    if wanted != inputs:
-        raise ValueError(f"rows of {inputs} don't fit weights of {tuple(weight_NK.shape)}")
-    if out_dtype is None or out_dtype is x_SK.dtype:
-        y_SN = x_SK.new_empty((rows, outputs))
-    else:
-        y_SN = x_SK.new_empty((rows, outputs), dtype=out_dtype)
-    if rows == 0 or outputs == 0:
-        return y_SN
-    if inputs > 1 and x_SK.stride(1) != 1:
-        x_SK = x_SK.contiguous()
-    if inputs > 1 and weight_NK.stride(1) != 1:
-        weights_NK = [weight.contiguous() for weight in weights_NK]
-        weight_NK = weights_NK[0]
-    kind = KINDS[x_SK.dtype]
-    nbytes = products.SCRATCH
-    packed = None
+    parts = [
+        (_in_rows(weight_NK), None if bias_N is None else bias_N.contiguous(), first, count, y_SN)
+        for weight_NK, bias_N, first, count, y_SN in parts
+    ]
+    entries, widest, bias_kind = list[int](), 0, FLOAT32
+    for weight_NK, bias_N, first, count, y_SN in parts:
+        outputs, wanted = weight_NK.shape
+        if wanted != inputs:
+            raise ValueError(f"rows of {inputs} don't fit weights of {tuple(weight_NK.shape)}")
+        widest, bias = max(widest, outputs), 0
+        if bias_N is not None:
+            bias, bias_kind = bias_N.data_ptr(), KINDS[bias_N.dtype]
+        weight, stride = weight_NK.data_ptr(), weight_NK.stride(0) * weight_NK.itemsize
+        to, to_stride = y_SN.data_ptr(), outputs * y_SN.itemsize
+        for begin in range(first, first + count, products.PANEL_ROWS):
+            size = min(products.PANEL_ROWS, first + count - begin)
+            entries += (weight, stride, bias, begin, size, outputs, to, to_stride)
+    if rows == 0 or widest == 0:
+        return
+    x_SK = _in_rows(x_SK)
+    nbytes, packed = products.SCRATCH, None
     if rows > 1:
         packed = _pack(x_SK)
-    else:
+    elif x_SK.dtype is not torch.float32 or inputs % LANES:
         nbytes += 4 * inputs + 64
-    pieces, table = _pieces(rows, weights_NK, counts, biases_N)
+    pieces, threads = len(entries) // products.PIECE_WORDS, get_threads()
     # Fewer outputs a task where there is little work to share out.
-    width, threads = products.PANEL_OUTPUTS, get_threads()
-    while width > 8 and threads > 1 and pieces * outputs < 4 * threads * width:
+    width = products.PANEL_OUTPUTS
+    while width > LANES and threads > 1 and pieces * widest < _TASKS * threads * width:
         width //= 2
+    blocks = -(-widest // width)
     products.multiply.run(
-        pieces * -(-outputs // width),
-        rows * inputs * outputs,
+        pieces * blocks,
+        sum(entry[3] * entry[0].numel() for entry in parts),
         0 if packed is None else packed.data_ptr(),
         rows,
         inputs,
-        outputs,
-        KINDS[weight_NK.dtype],
-        weight_NK.stride(0) * weight_NK.itemsize,
-        y_SN.data_ptr(),
-        outputs * y_SN.itemsize,
-        KINDS[y_SN.dtype],
-        0 if biases_N is None else KINDS[biases_N[0].dtype],
-        scratch(nbytes),
+        KINDS[parts[0][0].dtype],
+        KINDS[parts[0][4].dtype],
+        bias_kind,
+        table_of(entries),
+        blocks,
         width,
-        table,
-        weight_NK.data_ptr(),
-        0 if biases_N is None else biases_N[0].data_ptr(),
-        x_SK.data_ptr(),
-        kind,
+        scratch(nbytes),
         nbytes,
+        x_SK.data_ptr(),
+        KINDS[x_SK.dtype],
     )
-    return y_SN
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
 
 
 def _pack(x_SK: Tensor) -> Tensor:
@@ -142,26 +169,3 @@ def _pack(x_SK: Tensor) -> Tensor:
         chunk,
     )
     return packed
-
-
-def _pieces(
-    rows: int,
-    weights_NK: Sequence[Tensor],
-    counts: Sequence[int] | None,
-    biases_N: Sequence[Tensor] | None,
-) -> tuple[int, int]:
-    """Into how many pieces the rows are cut, and the address of the table that lists them.
-
-    One weight needs no table.
-    """
-    if counts is None:
-        return -(-rows // products.PANEL_ROWS), 0
-    entries: list[int] = []
-    first = 0
-    for index, (weight_NK, count) in enumerate(zip(weights_NK, counts, strict=True)):
-        bias = 0 if biases_N is None else biases_N[index].data_ptr()
-        for begin in range(first, first + count, products.PANEL_ROWS):
-            size = min(products.PANEL_ROWS, first + count - begin)
-            entries += (weight_NK.data_ptr(), bias, begin, size)
-        first += count
-    return len(entries) // 4, table_of(entries)

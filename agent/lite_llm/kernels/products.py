@@ -16,10 +16,10 @@ from lite_llm.kernels.vector import (
     LANES,
     inlined,
     unpack_3,
-    unpack_4,
     unpack_5,
     unpack_6,
     unpack_7,
+    word,
 )
 
 BLOCK = 512
@@ -29,6 +29,11 @@ DIRECT_ROWS = 48
 PANEL_ROWS = 192
 """Rows of a task; their sums stay in the second-level cache."""
 PANEL_OUTPUTS = 64
+SHORT_ROW = 4096
+"""Bytes of a weight's row, up to which one row of x takes the outputs one by one."""
+PIECE_WORDS = 8
+"""Of a piece, rows that meet one weight: the weight, its stride, its bias, the first row, how many,
+outputs, where the first row's outputs go, and their stride."""
 CACHED_ROWS = 9
 """Rows of x that stay in the first-level cache while the outputs of a panel pass."""
 
@@ -102,26 +107,32 @@ def _pack(arguments: int, worker: int, task: int) -> None:
 
 
 def _multiply(arguments: int, worker: int, task: int) -> None:
-    packed, all_rows, inputs, outputs, kind, w_stride = unpack_6(arguments)
-    out, out_stride, out_kind, bias_kind = unpack_4(arguments + 8 * 6)
-    scratch, width, table = unpack_3(arguments + 8 * 10)
-    weight, bias, row, row_kind, scratch_bytes = unpack_5(arguments + 8 * 13)
-    blocks = -(-outputs // width)
-    piece, n0 = task // blocks, task % blocks * width
-    first, rows = piece * PANEL_ROWS, min(PANEL_ROWS, all_rows - piece * PANEL_ROWS)
-    if table != 0:
-        weight, bias, first, rows = unpack_4(table + 32 * piece)
+    packed, all_rows, inputs, kind, out_kind, bias_kind = unpack_6(arguments)
+    pieces, blocks, width, scratch, scratch_bytes = unpack_5(arguments + 8 * 6)
+    row, row_kind = word(arguments, 11), word(arguments, 12)
+    piece = pieces + 8 * PIECE_WORDS * (task // blocks)
+    weight, w_stride, bias, first, rows = unpack_5(piece)
+    outputs, out, out_stride = unpack_3(piece + 8 * 5)
+    n0 = task % blocks * width
     columns = min(width, outputs - n0)
+    if columns <= 0:
+        return  # another piece is wider
     weight += n0 * w_stride
     sums = scratch + worker * scratch_bytes
     panel = sums + 4 * PANEL_ROWS * PANEL_OUTPUTS
     if packed == 0:
         # The one row there is: its blocks lie side by side already, but for the widening.
-        packed = panel + 4 * PANEL_OUTPUTS * BLOCK
-        widen(row, row_kind, inputs, packed)
+        packed = row
+        if row_kind != FLOAT32 or inputs % LANES != 0:
+            packed = panel + 4 * PANEL_OUTPUTS * BLOCK
+            widen(row, row_kind, inputs, packed)
     clear(sums, rows * PANEL_OUTPUTS)
     if rows <= DIRECT_ROWS:
-        step = 4 if rows == 1 else 2
+        step, ahead = 2, 2 * w_stride
+        if rows == 1 and w_stride <= SHORT_ROW:
+            step, ahead = 1, 2048  # one stream: several short ones would each begin too often
+        elif rows == 1:
+            step, ahead = 4, 0  # streams long enough for the processor to fetch ahead itself
         for n in range(0, columns, step):
             for k in range(0, inputs, BLOCK):
                 dots(
@@ -135,7 +146,7 @@ def _multiply(arguments: int, worker: int, task: int) -> None:
                     min(BLOCK, inputs - k),
                     sums + 4 * n,
                     4 * PANEL_OUTPUTS,
-                    (16 if rows == 1 else step) * w_stride,
+                    ahead,
                 )
     else:
         for k in range(0, inputs, BLOCK):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lite_llm.kernels import LayerPages, attend, linear, rms_norm, rotate, store
+from lite_llm.kernels import LayerPages, attend, linear, linears, rms_norm, rotate, store
 from lite_llm.kvcache import LayerKv
 from lite_llm.models.architecture import NormConfig, Weight
 from lite_llm.models.rope import RopeConfig, Rotation
@@ -87,7 +87,7 @@ class GroupedQueryAttention:
             return tensors[f"{_NAME}.{part}.weight"], of(f"{part}.bias")
 
         self._config = config
-        self._query, self._key, self._value = weight("q_proj"), weight("k_proj"), weight("v_proj")
+        self._inputs = weight("q_proj"), weight("k_proj"), weight("v_proj")
         self._output = weight("o_proj")
         self._query_norm, self._key_norm = of("q_norm.weight"), of("k_norm.weight")
         self._sinks_H = of("sinks")
@@ -95,9 +95,10 @@ class GroupedQueryAttention:
     def __call__(self, x_TD: Tensor, rotation: Rotation | None, pages: LayerPages) -> Tensor:
         """``[T, D]``; the rows' keys and values are in ``pages`` afterwards."""
         config = self._config
-        queries_THC = self._turned(linear(x_TD, *self._query), self._query_norm, rotation)
-        keys_TGC = self._turned(linear(x_TD, *self._key), self._key_norm, rotation)
-        store(pages, keys_TGC, self._heads(linear(x_TD, *self._value)))
+        queries_TQ, keys_TK, values_TK = linears(x_TD, self._inputs)
+        queries_THC = self._turned(queries_TQ, self._query_norm, rotation)
+        keys_TGC = self._turned(keys_TK, self._key_norm, rotation)
+        store(pages, keys_TGC, self._heads(values_TK))
         out_THC = attend(
             queries_THC,
             pages,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lite_llm.contracts.errors import Corrupt
 from lite_llm.contracts.manifest import ExpertRecord
-from lite_llm.kernels import Activation, gated, linear
+from lite_llm.kernels import Activation, gated, linear, linears
 from lite_llm.models.architecture import Expert, Weight
 
 
@@ -56,9 +56,9 @@ class GatedFfn:
             return tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
 
         self._activation = config.activation
-        self._gate, self._up, self._down = map(weight, ("gate_proj", "up_proj", "down_proj"))
+        self._inputs, self._down = (weight("gate_proj"), weight("up_proj")), weight("down_proj")
 
     def __call__(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Tensor:
         """``[T, D]``."""
-        inner_TF = gated(linear(x_TD, *self._gate), linear(x_TD, *self._up), self._activation)
-        return linear(inner_TF, *self._down)
+        gate_TF, up_TF = linears(x_TD, self._inputs)
+        return linear(gated(gate_TF, up_TF, self._activation), *self._down)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lite_llm.kernels import grouped_linear, linear, set_threads
+from lite_llm.kernels import grouped_linear, linear, linears, set_threads
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = [(1, 1), (1, 37), (3, 5), (16, 4), (513, 7), (640, 130), (1031, 65)]
@@ -110,3 +110,22 @@ def test_rows_and_weights_may_be_parts_of_wider_tensors() -> None:
 def test_dtypes_may_differ() -> None:
     x, weight = normal(4, 33), normal(6, 33, dtype=torch.bfloat16)
     assert torch.equal(linear(x, weight), linear(x, weight.float()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [0, 1, 3, 40, 200])
+def test_products_started_together_are_those_of_each_alone(rows: int, dtype: torch.dtype) -> None:
+    x = normal(rows, 70, dtype=dtype)
+    weights = [
+        (normal(outputs, 70, dtype=dtype, seed=outputs), bias)
+        for outputs, bias in ((130, None), (16, normal(16, seed=3)), (1, normal(1, seed=4)))
+    ]
+    together = linears(x, weights)
+    assert all(torch.equal(y, linear(x, *each)) for y, each in zip(together, weights, strict=True))
+
+
+def test_weights_that_differ_in_dtype_may_be_given_together() -> None:
+    x, narrow, wide = normal(4, 33), normal(6, 33, dtype=torch.bfloat16), normal(5, 33)
+    first, second = linears(x, [(narrow, None), (wide, None)])
+    assert torch.equal(first, linear(x, narrow))
+    assert torch.equal(second, linear(x, wide))
