@@ -72,10 +72,10 @@ class History:
             self.count_N[decode] += 1
             self.last_decode_N[decode] = self.tick
 
-    def enter(self, number: int) -> None:
-        """It comes into the pool."""
-        self.loaded_N[number] = self.tick
-        self.stay_count_N[number] = int(self.last_use_N[number] == self.tick)
+    def enter(self, experts: Ints) -> None:
+        """They come into the pool."""
+        self.loaded_N[experts] = self.tick
+        self.stay_count_N[experts] = self.last_use_N[experts] == self.tick
 
 
 Worth = Callable[[History, Ints], Floats]

@@ -1,0 +1,169 @@
+"""Who is in a bounded pool of experts and who leaves, by number: the deciding core of the table.
+
+Legend: N experts of all layers, in the order of their keys; S slots; C candidates to leave;
+D demanded for rows that decode, P only for rows of prompts, M missing ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from lite_llm.experts.policies import Floats, History, Ints, Policy
+
+PROTECTED_VISITS: Final = 64
+"""Steps after which an expert that decoding no longer uses may make room for a prompt's."""
+
+_NONE: Final[Ints] = np.empty(0, np.int64)
+
+
+class Entry(NamedTuple):
+    """Experts that came in, and whom they replaced."""
+
+    experts_M: Ints
+    victims_M: Ints
+    """-1 where the slot was free."""
+
+
+class Outcome(NamedTuple):
+    """Of one demand."""
+
+    hits: Ints
+    decode: Entry
+    prefill: Entry
+    bypassed: Ints
+
+
+class Pool:
+    """Who lies in which slot. The calls before a call decide it, and nothing else."""
+
+    def __init__(
+        self, experts_of_layer_L: Sequence[int], num_slots: int, policy: Policy, seed: int = 0
+    ) -> None:
+        self.history = History(experts_of_layer_L)
+        self.policy = policy
+        num_experts = sum(experts_of_layer_L)
+        self.slot_N: Ints = np.full(num_experts, -1, np.int64)
+        """-1 for those outside."""
+        self.expert_S: Ints = np.full(num_slots, -1, np.int64)
+        """-1 for free slots."""
+        self.pins_S: Ints = np.zeros(num_slots, np.int64)
+        self.is_prompts_N: NDArray[np.bool_] = np.zeros(num_experts, np.bool_)
+        """A prompt brought it, and decoding has not used it since."""
+        self.free = list(range(num_slots - 1, -1, -1))
+        self._rank_N = _shuffled(num_experts, seed)
+        self._demand_L = [0] * len(experts_of_layer_L)
+
+    def demand(self, layer: int, decode_D: Ints, prefill_P: Ints = _NONE) -> Outcome:
+        """See :meth:`SlotTable.demand`; ``layer`` counts those that have experts."""
+        self.history.visit(layer, decode_D, prefill_P)
+        both = np.concatenate((decode_D, prefill_P)) if len(prefill_P) else decode_D
+        self._demand_L[layer] = len(both)
+        is_hit = self.slot_N[both] >= 0
+        self.is_prompts_N[decode_D] = False
+        if is_hit.all():
+            nobody = Entry(_NONE, _NONE)
+            return Outcome(both, nobody, nobody, _NONE)
+        decode, refused_D = self._admit(decode_D[self.slot_N[decode_D] < 0], prefill=False)
+        prefill, refused_P = self._admit(prefill_P[self.slot_N[prefill_P] < 0], prefill=True)
+        return Outcome(both[is_hit], decode, prefill, np.concatenate((refused_D, refused_P)))
+
+    def want(self, expert: int, probability: float, prefill: bool = False) -> Entry:
+        """See :meth:`SlotTable.want`."""
+        self.history.expected_N[expert] = probability
+        newcomer = np.array([expert], np.int64)
+        victims = self.victims(newcomer, prefill, is_selective=not prefill)
+        return self.put(newcomer[: len(self.free) + len(victims)], victims, prefill)
+
+    def victims(self, newcomers: Ints, prefill: bool, is_selective: bool) -> Ints:
+        """Who makes room for those newcomers that no free slot is left for, least worth first.
+
+        ``newcomers`` descend in worth if the choice is selective.
+        """
+        number = len(newcomers) - len(self.free)
+        if number <= 0:
+            return _NONE
+        candidates = self._candidates(prefill)
+        if not len(candidates):
+            return _NONE
+        worth = self.policy.worth(self.history, np.concatenate((candidates, newcomers)))
+        worth, offered = worth[: len(candidates)], worth[len(candidates) + len(self.free) :]
+        key = np.where(self.is_prompts_N[candidates], -np.inf, worth)
+        chosen = self._least(candidates, worth, key, number)
+        if is_selective:
+            earned = key[chosen] < offered[: len(chosen)]
+            chosen = chosen[: int(np.logical_and.accumulate(earned).sum())]
+        leaving: Ints = candidates[chosen]
+        return leaving
+
+    def put(self, newcomers: Ints, victims: Ints, prefill: bool = False) -> Entry:
+        """Bring them in: into free slots first, then into the victims'."""
+        num_free = len(newcomers) - len(victims)
+        slots = np.array([self.free.pop() for _ in range(num_free)], np.int64)
+        if len(victims):
+            slots = np.concatenate((slots, self.slot_N[victims]))
+            self.slot_N[victims] = -1
+            self.is_prompts_N[victims] = False
+        self.slot_N[newcomers] = slots
+        self.expert_S[slots] = newcomers
+        self.is_prompts_N[newcomers] = prefill
+        self.history.enter(newcomers)
+        return Entry(newcomers, np.concatenate((np.full(num_free, -1, np.int64), victims)))
+
+    def drop(self, expert: int) -> None:
+        """Its slot is free, whoever pinned it."""
+        slot = int(self.slot_N[expert])
+        self.slot_N[expert] = self.expert_S[slot] = -1
+        self.pins_S[slot] = 0
+        self.is_prompts_N[expert] = False
+        self.free.append(slot)
+
+    def _admit(self, missing_M: Ints, prefill: bool) -> tuple[Entry, Ints]:
+        """Slots for as many as may be, and those that remain outside."""
+        if not len(missing_M):
+            return Entry(_NONE, _NONE), _NONE
+        policy = self.policy
+        if policy.is_selective and len(missing_M) > max(1, len(self.free)):
+            worth = policy.worth(self.history, missing_M)
+            missing_M = missing_M[np.lexsort((self._rank_N[missing_M], -worth))]
+        victims = self.victims(missing_M, prefill, policy.is_selective)
+        granted = min(len(missing_M), len(self.free) + len(victims))
+        entry = self.put(missing_M[:granted], victims, prefill)
+        return entry, np.sort(missing_M[granted:])
+
+    def _candidates(self, prefill: bool) -> Ints:
+        """Whoever may leave for a prompt, or for decoding."""
+        history = self.history
+        inside: Ints = self.expert_S[(self.pins_S == 0) & (self.expert_S >= 0)]
+        last_use = history.last_use_N[inside]
+        may_leave = last_use < history.tick  # what this demand itself uses stays
+        num_layers = len(self._demand_L)
+        if prefill:
+            age = history.tick - history.last_decode_N[inside]
+            may_leave &= self.is_prompts_N[inside] | (age > PROTECTED_VISITS * num_layers)
+        elif sum(self._demand_L) > len(self.expert_S):  # recency alone would evict in a circle
+            may_leave &= self.is_prompts_N[inside] | (history.tick - last_use > num_layers)
+        return inside[may_leave]
+
+    def _least(self, experts: Ints, worth: Floats, key: Floats, number: int) -> Ints:
+        """Indices of the ``number`` with the least keys, in order of key, worth and seeded rank."""
+        if number < len(key):
+            within = np.flatnonzero(key <= np.partition(key, number - 1)[number - 1])
+        else:
+            within = np.arange(len(key))
+        order = np.lexsort((self._rank_N[experts[within]], worth[within], key[within]))
+        least: Ints = within[order[:number]]
+        return least
+
+
+def _shuffled(count: int, seed: int) -> Ints:
+    """Each number's place in a seeded order, the same on every machine."""
+    words = (number.to_bytes(8, "little") for number in range(count))
+    hashes = [xxhash.xxh64_intdigest(word, seed=seed & (1 << 64) - 1) for word in words]
+    ranks: Ints = np.empty(count, np.int64)
+    ranks[np.lexsort((np.arange(count), np.array(hashes, np.uint64)))] = np.arange(count)
+    return ranks
