@@ -1,0 +1,131 @@
+"""One model from its source into our stores: fetched once, converted, put there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from lite_llm.checkpoint import MAJOR, MINOR
+from lite_llm.contracts import LiteLLMError, ModelRef
+from lite_llm.proto.v1 import model_pb2
+from lite_llm.proto.v1.model_pb2 import ModelSource
+from lite_llm.registry.conversion import convert
+from lite_llm.registry.fetching import fetch
+from lite_llm.registry.ledger import Record
+from lite_llm.registry.origin import Origin, open_origin
+from lite_llm.registry.publishing import publish, published_index
+from lite_llm.registry.settings import RegistrySettings
+
+log = structlog.get_logger(__name__)
+
+TELL_SECONDS = 0.5  # between two looks at how far a phase is
+
+
+class Job:
+    """Goes on where an earlier one on this machine was cut, and does nothing twice."""
+
+    def __init__(
+        self, model: ModelRef, source: ModelSource, settings: RegistrySettings, record: Record
+    ) -> None:
+        self._model = model
+        self._source = source
+        self._settings = settings
+        self._record = record
+        self._done = 0
+
+    async def run(self) -> None:
+        """Raises what any of its phases does."""
+        options = self._settings.options_for(self._source.uri)
+        origin = await open_origin(self._source, options)
+        self._record.value.revision = origin.revision
+        if origin.is_ours:
+            await self._found(origin.uri, f"{origin.uri} is served as it is")
+            return
+        identity = f"{origin.uri} {origin.revision} {MAJOR}.{MINOR}"
+        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        places = [f"{store.rstrip('/')}/{self._model}/{name}" for store in self._settings.stores]
+        if await self._found(places[0], f"found at {places[0]}"):
+            return
+        scratch = self._settings.scratch / f"{self._model.namespace}.{self._model.name}.{name}"
+        digest, there = await self._bring(origin, scratch, places)
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        await self._record.finished(digest, there, f"ingested from {origin.uri}")
+
+    async def _found(self, place: str, reason: str) -> bool:
+        index = await published_index(place, self._settings.options_for(place))
+        if index is None:
+            return False
+        await self._record.finished(hashlib.sha256(index).hexdigest(), [place], reason)
+        return True
+
+    async def _bring(
+        self, origin: Origin, scratch: Path, places: list[str]
+    ) -> tuple[str, list[str]]:
+        source, checkpoint = scratch / "source", scratch / "checkpoint"
+        what = f"fetching {{}} of {size(origin.num_bytes)} from {origin.uri}"
+        async with self._phase(
+            model_pb2.INGESTION_STATE_FETCHING, what, origin.num_bytes
+        ) as progress:
+            await fetch(origin, source, progress)
+        async with self._phase(
+            model_pb2.INGESTION_STATE_CONVERTING, "converting {}", origin.num_bytes
+        ) as progress:
+            digest = await convert(source, checkpoint, lambda done, _: progress(done))
+        there = []
+        for place in places:
+            try:
+                async with self._phase(
+                    model_pb2.INGESTION_STATE_PUBLISHING,
+                    f"uploading {{}} to {place}",
+                    origin.num_bytes,
+                ) as progress:
+                    options = self._settings.options_for(place)
+                    await publish(checkpoint, place, options, progress)
+            except LiteLLMError as error:
+                if place == places[0]:
+                    raise
+                log.warning("no copy", model=str(self._model), where=place, error=str(error))
+            else:
+                there.append(place)
+        return digest, there
+
+    @asynccontextmanager
+    async def _phase(
+        self, state: model_pb2.IngestionState.ValueType, words: str, total_bytes: int
+    ) -> AsyncIterator[Callable[[int], None]]:
+        """Tells how far it is while the block runs; ``{}`` in ``words`` is the bytes done."""
+        self._done = 0
+        await self._record.entered(state, words.format(size(0)), total_bytes)
+
+        def progress(done_bytes: int) -> None:
+            self._done = done_bytes
+
+        telling = asyncio.create_task(self._tell(words))
+        try:
+            yield progress
+        finally:
+            telling.cancel()
+            await asyncio.wait([telling])
+
+    async def _tell(self, words: str) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            try:
+                await self._record.progressed(self._done, words.format(size(self._done)))
+            except LiteLLMError as error:  # the next phase's beginning will say so too
+                log.warning("progress not written", model=str(self._model), error=str(error))
+
+
+def size(num_bytes: float) -> str:
+    """``3.1 GB``: for words."""
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} GB"
