@@ -1,7 +1,19 @@
-"""Takes requests to agents: holds them while their model loads, streams back, cancels."""
+"""Takes requests to agents: holds them while their model loads, streams back, moves, cancels."""
 
 from lite_llm.dispatch.agents import Agents, connecting
+from lite_llm.dispatch.breakers import Breakers, breaking
 from lite_llm.dispatch.generation import Dispatcher
 from lite_llm.dispatch.loads import Loads, loading
+from lite_llm.dispatch.watchdog import Watchdog, guarding
 
-__all__ = ["Agents", "Dispatcher", "Loads", "connecting", "loading"]
+__all__ = [
+    "Agents",
+    "Breakers",
+    "Dispatcher",
+    "Loads",
+    "Watchdog",
+    "breaking",
+    "connecting",
+    "guarding",
+    "loading",
+]

@@ -1,32 +1,48 @@
-"""Takes one request to an agent and its tokens back."""
+"""Takes one request to an agent and its tokens back; to another agent when that one fails."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from time import monotonic
 
-import grpc.aio
+import structlog
 
 from lite_llm.contracts import LiteLLMError, ModelRef
-from lite_llm.contracts.errors import AgentLost, Cancelled, DeadlineExceeded, Internal, NoAgent
-from lite_llm.dispatch.agents import Agents
-from lite_llm.dispatch.loads import Loads
-from lite_llm.placement import ClusterView, Observed, Serve, plan_for
-from lite_llm.proto.v1.agent_pb2 import AgentStatus
-from lite_llm.proto.v1.generate_pb2 import (
-    GenerateEvent,
-    GenerateRequest,
-    GenerateStart,
-    LoadProgress,
+from lite_llm.contracts.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidTransition,
+    NoAgent,
+    OutOfMemory,
+    Overloaded,
+    RoutingMismatch,
+    RuntimeFault,
+    TierUnavailable,
 )
+from lite_llm.dispatch.agents import Agents
+from lite_llm.dispatch.attempt import Severed, attempt
+from lite_llm.dispatch.breakers import Breakers
+from lite_llm.dispatch.budgets import RetryBudget, Tries
+from lite_llm.dispatch.course import Course
+from lite_llm.dispatch.loads import Loads
+from lite_llm.dispatch.transcript import Garbage, Transcript
+from lite_llm.dispatch.watchdog import Watchdog
+from lite_llm.placement import ClusterView, Observed, Serve
+from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart, LoadProgress
 from lite_llm.telemetry import Metrics, names
-from lite_llm.wire import error_from, ref_from_proto
+from lite_llm.wire import ref_from_proto
 
 RETRY_SECONDS = 5.0  # after a held request's time ran out: loads take seconds to minutes
 STALE_SECONDS = 2.0  # until what an agent knows of itself shows in the view, or something is wrong
+
+_REFUSALS = (NoAgent, Overloaded, OutOfMemory, TierUnavailable)
+_FAULTS = (RuntimeFault, RoutingMismatch)
+_FINAL = (Cancelled, InvalidTransition)
+
+log = structlog.get_logger(__name__)
 
 
 class Dispatcher:
@@ -37,6 +53,8 @@ class Dispatcher:
         views: Observed[ClusterView],
         loads: Loads,
         agents: Agents,
+        breakers: Breakers,
+        watchdog: Watchdog,
         *,
         metrics: Metrics,
         hold_seconds: float,
@@ -45,45 +63,103 @@ class Dispatcher:
         self._views = views
         self._loads = loads
         self._agents = agents
+        self._breakers = breakers
+        self._watchdog = watchdog
         self._metrics = metrics
         self._hold_seconds = hold_seconds
+        self._budget = RetryBudget()
 
     async def generate(self, start: GenerateStart) -> AsyncGenerator[GenerateEvent]:
         """Progress while the model is loaded, then what its agent says, in one sequence.
 
-        Close the iterator to withdraw the request: its work on the agent ends. Raises
-        ``ModelNotFound``, what a load failed with, and ``AgentLost`` if the agent fails on the way.
+        If an agent fails, another one goes on: what is yielded is the same as if none had. Close
+        the iterator to withdraw the request: its work on the agent ends. Raises ``ModelNotFound``,
+        what a load failed with, what an agent refuses, and its fault when there are too many.
         """
-        model = ref_from_proto(start.model)
-        deadline = asyncio.get_running_loop().time() + self._hold_seconds
-        first = sequence = start.resume.next_sequence
-        refused_at, has_begun = math.inf, False
+        model, transcript = ref_from_proto(start.model), Transcript(start)
+        course = Course(model, Tries(self._budget))
+        sequence = start.resume.next_sequence
         while True:
-            while not isinstance(plan := plan_for(view := self._views.value, model), Serve):
-                async with aclosing(self._held(model, deadline)) as held:
-                    async for progress in held:
-                        yield GenerateEvent(sequence=sequence, progress=progress)
-                        sequence += 1
+            async with aclosing(self._held_until_served(course)) as held:
+                async for progress in held:
+                    yield GenerateEvent(sequence=sequence, progress=progress)
+                    sequence += 1
+            view = self._views.value
+            if not isinstance(plan := course.plan(view), Serve):
+                continue
+            node, is_first = plan.agent.node, True
+            self._breakers.tried(node)
             try:
-                async with aclosing(self._stream(start, plan.agent)) as events:
+                async with aclosing(
+                    attempt(transcript, plan.agent, self._agents, self._watchdog)
+                ) as events:
                     async for event in events:
-                        has_begun = True
-                        event.sequence += sequence - first
+                        if is_first:
+                            self._breakers.succeeded(node)
+                            is_first, course.digest = False, course.digest or plan.digest
+                        event.sequence = sequence
+                        sequence += 1
                         yield event
                 return
-            except NoAgent:
-                # It knows sooner than the view that its worker died, or that it leaves.
-                refused_at = min(refused_at, asyncio.get_running_loop().time())
-                if has_begun or not await self._has_changed(view, refused_at + STALE_SECONDS):
-                    raise
+            except _REFUSALS as refusal:
+                await self._after_refusal(refusal, node, view, course)
+            except _FINAL:
+                raise
+            except _FAULTS as fault:
+                if transcript.is_over:  # all was said before it broke
+                    return
+                await self._after_fault(fault, node, transcript, course)
 
-    async def _has_changed(self, view: ClusterView, deadline: float) -> bool:
+    async def _after_refusal(
+        self, refusal: LiteLLMError, node: str, view: ClusterView, course: Course
+    ) -> None:
+        """Returns if the request may go on elsewhere, or to an agent whose state has changed."""
+        course.shunned.add(node)
+        course.refused_at = min(course.refused_at, asyncio.get_running_loop().time())
+        if course.has_other(self._views.value):
+            return
+        # An agent knows sooner than the view that its worker died, or that it leaves.
+        is_late = isinstance(refusal, NoAgent)
+        if not is_late or not await self._has_changed(course, node, view):
+            raise refusal
+
+    async def _has_changed(self, course: Course, node: str, old: ClusterView) -> bool:
+        def changed(new: ClusterView) -> bool | None:
+            same = new.residencies.get(course.model) is old.residencies.get(course.model)
+            return None if same and new.agents.get(node) is old.agents.get(node) else True
+
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._views.wait_changed(view)
+            async with asyncio.timeout_at(course.refused_at + STALE_SECONDS):
+                return await self._views.wait_until(changed)
         except TimeoutError:
             return False
-        return True
+
+    async def _after_fault(
+        self, fault: LiteLLMError, node: str, transcript: Transcript, course: Course
+    ) -> None:
+        """Returns when the request may be sent again."""
+        if isinstance(fault, Severed):
+            self._breakers.severed(node, str(fault))
+        elif isinstance(fault, Garbage):
+            self._breakers.failed(node, str(fault))
+        course.fault, course.refused_at = fault, math.inf
+        course.shunned.add(node)
+        if (pause := course.tries.pause(transcript.num_tokens)) is None:
+            raise fault
+        log.warning("stream moves on", agent=node, tokens=transcript.num_tokens, error=str(fault))
+        if not course.has_other(self._views.value):
+            await asyncio.sleep(pause)
+
+    async def _held_until_served(self, course: Course) -> AsyncGenerator[LoadProgress]:
+        """Progress of the load until some agent serves the model; nothing if one does already."""
+        deadline = asyncio.get_running_loop().time() + self._hold_seconds
+        try:
+            while not isinstance(course.plan(self._views.value), Serve):
+                async with aclosing(self._held(course.model, deadline)) as held:
+                    async for progress in held:
+                        yield progress
+        except LiteLLMError as error:
+            raise (course.fault or error) from error
 
     async def _held(self, model: ModelRef, deadline: float) -> AsyncGenerator[LoadProgress]:
         since = monotonic()
@@ -108,39 +184,3 @@ class Dispatcher:
             gauge.dec()
             waited = self._metrics[names.HELD_WAIT_SECONDS].labels(model=str(model))
             waited.observe(monotonic() - since)
-
-    async def _stream(
-        self, start: GenerateStart, agent: AgentStatus
-    ) -> AsyncGenerator[GenerateEvent]:
-        expected = start.resume.next_sequence
-        unfinished = start.sampling.n or 1
-        with self._agents.stub(agent) as stub:
-            call = stub.Generate(_only(GenerateRequest(start=start)))
-            try:
-                async for event in call:
-                    if event.sequence != expected:
-                        raise Internal(
-                            f"event {event.sequence} came where {expected} was due",
-                            where=agent.node,
-                            remedy="report this with the agent's log",
-                        )
-                    expected += 1
-                    unfinished -= event.HasField("finished")
-                    yield event
-            except grpc.aio.AioRpcError as error:
-                raise _lost(error_from(error, where=agent.node)) from error
-            finally:
-                call.cancel()  # ends the agent's work if ours ended first
-        if unfinished > 0:
-            raise AgentLost("the agent ended the stream early", where=agent.node)
-
-
-def _lost(error: LiteLLMError) -> LiteLLMError:
-    # A call that we did not cancel was cancelled by a server that stops.
-    if isinstance(error, Cancelled):
-        return AgentLost("the agent gave the request up", where=error.where, remedy="try again")
-    return error
-
-
-async def _only(request: GenerateRequest) -> AsyncIterator[GenerateRequest]:
-    yield request

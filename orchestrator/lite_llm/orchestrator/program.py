@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from lite_llm.dispatch import Dispatcher, connecting, loading
+from lite_llm.dispatch import Dispatcher, breaking, connecting, guarding, loading
 from lite_llm.gateway import SERVICE, OrchestratorService, make_app, serving_http
 from lite_llm.metastore import Store
 from lite_llm.orchestrator.settings import OrchestratorSettings
@@ -42,8 +42,18 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
         loads = await house.enter_async_context(
             loading(views, binder, agents, no_agent_seconds=settings.no_agent_seconds)
         )
+        breakers = house.enter_context(breaking(views))
+        watchdog = await house.enter_async_context(
+            guarding(views, agents, breakers, stall_seconds=settings.stall_seconds)
+        )
         dispatcher = Dispatcher(
-            views, loads, agents, metrics=metrics, hold_seconds=settings.hold_seconds
+            views,
+            loads,
+            agents,
+            breakers,
+            watchdog,
+            metrics=metrics,
+            hold_seconds=settings.hold_seconds,
         )
         service = OrchestratorService(dispatcher, loads, views, metrics)
         endpoint = await house.enter_async_context(

@@ -27,6 +27,9 @@ class OrchestratorSettings:
     """A request waits at most this long for its model to load. OpenAI's client waits 600 s."""
     no_agent_seconds: float = 10.0
     """For an agent that could load a model, when there is none: a restart takes a few seconds."""
+    stall_seconds: float = 30.0
+    """A stream whose agent lives moves to another one after so long without a token; before its
+    first token, after ten times as long: prompts take their time."""
     claim_seconds: float = 10.0
     """A load claimed by an orchestrator that died is free for others after this long."""
     grace_seconds: float = 5.0
@@ -36,7 +39,13 @@ class OrchestratorSettings:
         for name in ("listen_http", "listen_grpc"):
             if not re.fullmatch(r".+:\d{1,5}", getattr(self, name)):
                 raise self._wrong(name, "write host:port")
-        for name in ("max_body_bytes", "hold_seconds", "no_agent_seconds", "claim_seconds"):
+        for name in (
+            "max_body_bytes",
+            "hold_seconds",
+            "no_agent_seconds",
+            "stall_seconds",
+            "claim_seconds",
+        ):
             if getattr(self, name) <= 0:
                 raise self._wrong(name, "make it positive")
         if self.grace_seconds < 0:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import ModelNotFound
+from lite_llm.contracts.errors import ModelNotFound, VersionMismatch
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
 from lite_llm.proto.v1.model_pb2 import ModelSpec
@@ -18,6 +18,8 @@ class Serve:
     """The model is Active there: send the request."""
 
     agent: AgentStatus
+    digest: str = ""
+    """Of the checkpoint there; empty if it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,14 @@ class Wait:
 Plan = Serve | Load | Wait
 
 
-def plan_for(view: ClusterView, model: ModelRef) -> Plan:
-    """What to do with a request for ``model``; :class:`ModelNotFound` if nobody declared it."""
+def plan_for(
+    view: ClusterView, model: ModelRef, *, shunned: Collection[str] = (), digest: str = ""
+) -> Plan:
+    """What to do with a request for ``model``; :class:`ModelNotFound` if nobody declared it.
+
+    ``shunned`` agents serve only where no other does. With a ``digest``, which an answer began
+    with, :class:`VersionMismatch` if all who serve the model serve another checkpoint.
+    """
     if not view.is_synced:
         return Wait("the metadata store has not answered yet", loading=False)
     spec = view.models.get(model)
@@ -51,26 +59,37 @@ def plan_for(view: ClusterView, model: ModelRef) -> Plan:
             f"the model {model} does not exist", where="model", remedy="GET /v1/models lists all"
         )
     if serving := _serving(view, model):
-        return Serve(min(serving, key=lambda agent: (_requests(agent), agent.node)))
+        alike = [serve for serve in serving if not digest or serve.digest in ("", digest)]
+        if not alike:
+            raise VersionMismatch(
+                f"{model} is another checkpoint now than the answer began with",
+                where=str(model),
+                remedy="ask again",
+            )
+        return min(alike, key=lambda serve: _order(serve.agent, shunned))
     if claims := view.assignments.get(model):
         return Wait(f"{min(claims)} is loading {model}", loading=True)
-    if able := [agent for agent in view.agents.values() if _is_able(agent)]:
+    if able := [agent for agent in view.agents.values() if _is_able(agent, view)]:
         return Load(_emptiest(able, view), spec)
     return Wait("no agent is healthy and takes new models", loading=False)
 
 
-def _serving(view: ClusterView, model: ModelRef) -> list[AgentStatus]:
+def _serving(view: ClusterView, model: ModelRef) -> list[Serve]:
     return [
-        agent
+        Serve(agent, residency.checkpoint_digest)
         for node, residency in view.residencies.get(model, {}).items()
         if state_from_proto(residency.state).takes_requests
         and (agent := view.agents.get(node)) is not None
-        and _is_able(agent)
+        and _is_able(agent, view)
     ]
 
 
-def _is_able(agent: AgentStatus) -> bool:
-    return agent.health.healthy and not agent.draining
+def _is_able(agent: AgentStatus, view: ClusterView) -> bool:
+    return agent.health.healthy and not agent.draining and agent.node not in view.avoided
+
+
+def _order(agent: AgentStatus, shunned: Collection[str]) -> tuple[bool, int, str]:
+    return agent.node in shunned, _requests(agent), agent.node
 
 
 def _emptiest(agents: Iterable[AgentStatus], view: ClusterView) -> AgentStatus:

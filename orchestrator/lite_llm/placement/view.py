@@ -47,6 +47,8 @@ class ClusterView:
     residencies: Mapping[ModelRef, ByNode[Residency]] = field(default_factory=dict)
     assignments: Mapping[ModelRef, ByNode[Assignment]] = field(default_factory=dict)
     """Loads that an orchestrator has claimed."""
+    avoided: frozenset[str] = frozenset()
+    """Nodes of agents that this orchestrator can't talk to for now; no business of the store's."""
 
     @property
     def is_synced(self) -> bool:
@@ -58,7 +60,7 @@ def advanced(view: ClusterView, event: Event) -> ClusterView:
     """The view after ``event``. A malformed value is logged and counts as absent."""
     match event:
         case Snapshot(entries, revision):
-            return snapshot(entries, revision)
+            return replace(snapshot(entries, revision), avoided=view.avoided)
         case Written(entry):
             key = _key_of(entry.key)
             return replace(_with(view, key, _value_of(key, entry)), revision=event.revision)

@@ -15,10 +15,18 @@ from typing import Any
 import grpc.aio
 
 from lite_llm.contracts import LiteLLMError
+from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
 from lite_llm.metastore import Lease, Store
 from lite_llm.proto.v1 import model_pb2
-from lite_llm.proto.v1.agent_pb2 import AgentStatus, Health, LoadRequest, Residency
+from lite_llm.proto.v1.agent_pb2 import (
+    AgentReport,
+    AgentStatus,
+    AgentStatusRequest,
+    Health,
+    LoadRequest,
+    Residency,
+)
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_STOP,
@@ -30,6 +38,7 @@ from lite_llm.proto.v1.generate_pb2 import (
     LoadPhase,
     LoadProgress,
     PromptLogprobs,
+    ResumedSequence,
     TokenChunk,
     TokenLogprobs,
     TopLogprob,
@@ -49,11 +58,25 @@ async def saying(
     """The events of an answer that consists of ``words``, one token each.
 
     Of n sequences, each after the first marks its words with its number, and all take turns. Every
-    token is the second likeliest of its place.
+    token is the second likeliest of its place. A resumed answer goes on where it was; raises
+    ``InvalidRequest`` if whoever resumes it did not hear the same.
     """
-    for sequence, event in enumerate(_saying(start, words, start.sampling.n or 1)):
+    resume, n = start.resume, start.sampling.n or 1
+    heard: list[tuple[list[int], bool]] = [([], False)] * n
+    for sequence, event in enumerate(_saying(start, words, n)):
         event.sequence = sequence
-        yield event
+        if sequence >= resume.next_sequence:
+            yield event
+        elif event.HasField("tokens"):
+            tokens, _ = heard[event.tokens.index]
+            heard[event.tokens.index] = [*tokens, *event.tokens.token_ids], False
+        elif event.HasField("finished"):
+            heard[event.finished.index] = heard[event.finished.index][0], True
+        if sequence + 1 == resume.next_sequence > 1:
+            known = resume.sequences or [ResumedSequence(token_ids=resume.token_ids)]
+            told = [(list(each.token_ids.ids), each.finished) for each in known]
+            if told != heard:
+                raise InvalidRequest(f"resumes {told}, and said was {heard}", where="resume")
 
 
 def _saying(start: GenerateStart, words: Sequence[str], n: int) -> Iterator[GenerateEvent]:
@@ -114,6 +137,8 @@ class StubAgent:
     """Set by the first load."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the first generation."""
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether it says how it is when it is asked, as while its process runs; set at first."""
     withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a generation's caller has gone before its end."""
     status: AgentStatus = field(default_factory=AgentStatus)
@@ -125,11 +150,14 @@ class StubAgent:
         await self.store.put(key_of(AgentKey(self.node)), dumps(self.status), lease=self.lease)
 
     async def hold(
-        self, model: model_pb2.ModelRef, state: int = model_pb2.MODEL_STATE_ACTIVE
+        self,
+        model: model_pb2.ModelRef,
+        state: int = model_pb2.MODEL_STATE_ACTIVE,
+        **fields: Any,
     ) -> None:
-        """Write the residency of a model in this state."""
+        """Write the residency of a model in this state, with further fields."""
         residency = Residency(
-            model=model, node=self.node, state=model_pb2.ModelState.ValueType(state)
+            model=model, node=self.node, state=model_pb2.ModelState.ValueType(state), **fields
         )
         key = key_of(ResidencyKey(ref_from_proto(model), self.node))
         await self.store.put(key, dumps(residency), lease=self.lease)
@@ -160,6 +188,10 @@ class _Service(AgentServicer):
             raise agent.load_error
         await agent.hold(request.spec.ref)
 
+    async def Status(self, request: AgentStatusRequest, context: Context) -> AgentReport:
+        await self._agent.answers.wait()
+        return AgentReport(status=self._agent.status)
+
     async def Generate(
         self, request_iterator: AsyncIterator[GenerateRequest], context: Context
     ) -> AsyncIterator[GenerateEvent]:
@@ -182,6 +214,7 @@ async def stub_agent(store: Store, node: str = "stub") -> AsyncIterator[StubAgen
     async with store.lease(10.0) as lease:
         agent = StubAgent(node, store, lease)
         agent.may_load.set()
+        agent.answers.set()
         service = _Service(agent)  # type: ignore[abstract]  # the rest of an agent is not stubbed
         add = {"lite_llm.v1.Agent": lambda server: add_AgentServicer_to_server(service, server)}
         async with agent.server:
