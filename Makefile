@@ -74,6 +74,7 @@ bench: setup ## Measure us beside peers and print the ratios
 bench-gpu: setup ## The tests and benchmarks that need a CUDA device
 	pytest -m gpu
 	python benchmarks/load.py --gpu
+	python benchmarks/decode_gpu.py
 
 clean: ## Remove what was built here; the machine's caches stay
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
