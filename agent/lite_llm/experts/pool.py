@@ -7,6 +7,7 @@ D demanded for rows that decode, P only for rows of prompts, M missing ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -38,6 +39,21 @@ class Outcome(NamedTuple):
     bypassed: Ints
 
 
+@dataclass(slots=True)
+class Counts:
+    """Experts so far: ``hits + loads + bypasses`` is how many were demanded."""
+
+    hits: int = 0
+    hits_by_prefetch: int = 0
+    """Of the hits, those that a prefetch had brought for this demand."""
+    loads: int = 0
+    bypasses: int = 0
+    prefetches: int = 0
+    wasted_prefetches: int = 0
+    """Evicted before any demand."""
+    evictions: int = 0
+
+
 class Pool:
     """Who lies in which slot. The calls before a call decide it, and nothing else."""
 
@@ -54,6 +70,9 @@ class Pool:
         self.pins_S: Ints = np.zeros(num_slots, np.int64)
         self.is_prompts_N: NDArray[np.bool_] = np.zeros(num_experts, np.bool_)
         """A prompt brought it, and decoding has not used it since."""
+        self.counts = Counts()
+        self._is_unused_N: NDArray[np.bool_] = np.zeros(num_experts, np.bool_)
+        """Prefetched, and not demanded since."""
         self.free = list(range(num_slots - 1, -1, -1))
         self._rank_N = _shuffled(num_experts, seed)
         self._demand_L = [0] * len(experts_of_layer_L)
@@ -65,19 +84,28 @@ class Pool:
         self._demand_L[layer] = len(both)
         is_hit = self.slot_N[both] >= 0
         self.is_prompts_N[decode_D] = False
+        self.counts.hits += int(is_hit.sum())
+        self.counts.hits_by_prefetch += int(self._is_unused_N[both].sum())
+        self._is_unused_N[both] = False
         if is_hit.all():
             nobody = Entry(_NONE, _NONE)
             return Outcome(both, nobody, nobody, _NONE)
         decode, refused_D = self._admit(decode_D[self.slot_N[decode_D] < 0], prefill=False)
         prefill, refused_P = self._admit(prefill_P[self.slot_N[prefill_P] < 0], prefill=True)
-        return Outcome(both[is_hit], decode, prefill, np.concatenate((refused_D, refused_P)))
+        bypassed = np.concatenate((refused_D, refused_P))
+        self.counts.loads += len(decode.experts_M) + len(prefill.experts_M)
+        self.counts.bypasses += len(bypassed)
+        return Outcome(both[is_hit], decode, prefill, bypassed)
 
     def want(self, expert: int, probability: float, prefill: bool = False) -> Entry:
         """See :meth:`SlotTable.want`."""
         self.history.expected_N[expert] = probability
         newcomer = np.array([expert], np.int64)
         victims = self.victims(newcomer, prefill, is_selective=not prefill)
-        return self.put(newcomer[: len(self.free) + len(victims)], victims, prefill)
+        entry = self.put(newcomer[: len(self.free) + len(victims)], victims, prefill)
+        self._is_unused_N[entry.experts_M] = True
+        self.counts.prefetches += len(entry.experts_M)
+        return entry
 
     def victims(self, newcomers: Ints, prefill: bool, is_selective: bool) -> Ints:
         """Who makes room for those newcomers that no free slot is left for, least worth first.
@@ -108,6 +136,9 @@ class Pool:
             slots = np.concatenate((slots, self.slot_N[victims]))
             self.slot_N[victims] = -1
             self.is_prompts_N[victims] = False
+            self.counts.evictions += len(victims)
+            self.counts.wasted_prefetches += int(self._is_unused_N[victims].sum())
+            self._is_unused_N[victims] = False
         self.slot_N[newcomers] = slots
         self.expert_S[slots] = newcomers
         self.is_prompts_N[newcomers] = prefill
@@ -119,7 +150,7 @@ class Pool:
         slot = int(self.slot_N[expert])
         self.slot_N[expert] = self.expert_S[slot] = -1
         self.pins_S[slot] = 0
-        self.is_prompts_N[expert] = False
+        self.is_prompts_N[expert] = self._is_unused_N[expert] = False
         self.free.append(slot)
 
     def _admit(self, missing_M: Ints, prefill: bool) -> tuple[Entry, Ints]:

@@ -2,85 +2,85 @@
 
 The pool is one for all layers. What a call decides depends on the calls before it alone, never on
 when bytes arrived: an expert on its way counts as there. Weights are immutable, so what leaves is
-forgotten and copied nowhere (SPEC-022, SPEC-026).
+forgotten and copied nowhere (SPEC-022, SPEC-026). Experts are numbers, counted through all layers
+in the order of their keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 
 from lite_llm.contracts.errors import Internal, OverBudget
 from lite_llm.experts.events import EventLog, Happening
 from lite_llm.experts.policies import LRU, Ints, Policy
-from lite_llm.experts.pool import Entry, Pool
-
-K = TypeVar("K", bound=Hashable)
+from lite_llm.experts.pool import Counts, Entry, Pool
 
 
 class PlaceLost(Internal):
-    """A slot was used after its expert was evicted."""
+    """A slot was used after its expert was evicted, or its load had failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place(Generic[K]):
+class Place:
     """An expert's slot, as long as nothing else was put there."""
 
-    key: K
+    expert: int
     slot: int
     generation: int
     """Of the slot: how often it was given away."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load(Generic[K]):
+class Load:
     """Bring the expert's bytes to its place."""
 
-    place: Place[K]
-    victim: K | None = None
+    place: Place
+    victim: int | None = None
     """What lies there until then; if it is still on its way, that has to end first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision(Generic[K]):
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
     """What to do for one demand. Hits and loads are pinned until the decision is released."""
 
-    hits: tuple[Place[K], ...]
-    """In the pool, or on their way there (:meth:`SlotTable.is_ready`)."""
-    loads: tuple[Load[K], ...]
-    bypassed: tuple[K, ...]
+    hits: Ints
+    """Ascending; in the pool, or on their way there (:meth:`SlotTable.is_ready`)."""
+    loads: tuple[Load, ...]
+    bypassed: Ints
     """No slot may be had for them: to be run from a transient place, one after the other."""
+    slots: Ints
+    """Of the hits, then of the loads."""
+    generations: Ints
+    """Of the slots."""
 
 
-class SlotTable(Generic[K]):
-    """For one thread. ``K`` names experts: ExpertKey where a model is served."""
+class SlotTable:
+    """For one thread."""
 
     def __init__(
         self,
-        layers: Mapping[int, Sequence[K]],
+        experts_of_layer: Mapping[int, int],
         num_slots: int,
         policy: Policy = LRU,
         *,
         seed: int = 0,
         log: EventLog | None = None,
     ) -> None:
-        """``layers``: experts of each layer that has any, in the order of their keys."""
-        numbers = sorted(layers)
-        self._layer = {number: index for index, number in enumerate(numbers)}
-        self._keys = [key for number in numbers for key in layers[number]]
-        self._number = {key: number for number, key in enumerate(self._keys)}
-        self._pool = Pool([len(layers[number]) for number in numbers], num_slots, policy, seed)
+        """``experts_of_layer``: how many each layer has, of the layers that have any."""
+        self._layer = {layer: index for index, layer in enumerate(sorted(experts_of_layer))}
+        counts = [experts_of_layer[layer] for layer in self._layer]
+        self._pool = Pool(counts, num_slots, policy, seed)
         self._log = log
-        self._generations = [0] * num_slots
-        self._is_ready = [False] * num_slots
+        self._generation_S: Ints = np.zeros(num_slots, np.int64)
+        self._is_ready_S = np.zeros(num_slots, np.bool_)
         self._held: set[int] = set()  # never iterated but sorted
 
     @property
     def num_slots(self) -> int:
-        return len(self._generations)
+        return len(self._generation_S)
 
     @property
     def num_used(self) -> int:
@@ -92,160 +92,162 @@ class SlotTable(Generic[K]):
         """Slots that nothing may replace now."""
         return int(np.count_nonzero(self._pool.pins_S))
 
-    def demand(self, layer: int, decode: Sequence[K], prefill: Sequence[K] = ()) -> Decision[K]:
+    @property
+    def counts(self) -> Counts:
+        """What happened so far."""
+        return self._pool.counts
+
+    def demand(self, layer: int, decode: Sequence[int], prefill: Sequence[int] = ()) -> Decision:
         """A layer needs these experts now; ``prefill``: those that only rows of prompts chose.
 
         Both ascend and share no expert. Prompts take free slots and what prompts brought, and
         replace nothing that decoding used in its last steps. Where one step demands more than the
         pool holds, what the last step used stays, and the rest is bypassed.
         """
-        decode_D, prefill_P = self._numbers(layer, decode), self._numbers(layer, prefill)
-        pool = self._pool
+        pool, index = self._pool, self._layer[layer]
+        decode_D, prefill_P = self._checked(index, decode), self._checked(index, prefill)
         is_promoted = pool.is_prompts_N[decode_D]
-        outcome = pool.demand(self._layer[layer], decode_D, prefill_P)
-        pool.pins_S[pool.slot_N[outcome.hits]] += 1
-        hits = tuple(self._noted(Happening.HIT, outcome.hits))
+        outcome = pool.demand(index, decode_D, prefill_P)
+        hits, loads = outcome.hits, []
+        slots = pool.slot_N[hits]
+        self._note_all(Happening.HIT, hits)
         if is_promoted.any():
-            self._noted(Happening.PROMOTE, decode_D[is_promoted])
-        loads = []
-        for entry in (outcome.decode, outcome.prefill):
-            loads += self._loads(Happening.LOAD, entry)
-            pool.pins_S[pool.slot_N[entry.experts_M]] += 1
-        bypassed = outcome.bypassed.tolist()
-        for number in bypassed:
-            self._note(Happening.BYPASS, number, -1)
-        return Decision(hits, tuple(loads), tuple(self._keys[number] for number in bypassed))
+            self._note_all(Happening.PROMOTE, decode_D[is_promoted])
+        if len(hits) < len(decode_D) + len(prefill_P):
+            for entry in (outcome.decode, outcome.prefill):
+                loads += self._loads(Happening.LOAD, entry)
+                slots = np.concatenate((slots, pool.slot_N[entry.experts_M]))
+            self._note_all(Happening.BYPASS, outcome.bypassed)
+        pool.pins_S[slots] += 1
+        return Decision(hits, tuple(loads), outcome.bypassed, slots, self._generation_S[slots])
 
-    def release(self, decision: Decision[K]) -> None:
+    def release(self, decision: Decision) -> None:
         """Its kernels have run. What failed meanwhile is left out."""
-        for place in (*decision.hits, *(load.place for load in decision.loads)):
-            if self._is_current(place):
-                self.unpin(place)
+        slots = decision.slots[self._generation_S[decision.slots] == decision.generations]
+        if not self._pool.pins_S[slots].all():
+            raise Internal("a decision is released twice", where="experts")
+        self._pool.pins_S[slots] -= 1
 
-    def want(self, key: K, probability: float, *, prefill: bool = False) -> Load[K] | None:
+    def want(self, expert: int, probability: float, *, prefill: bool = False) -> Load | None:
         """Bring an expert before its layer's next demand, which is of it with this probability.
 
         None if it is there, or if nothing unpinned is worth less than it; ``prefill``: if nothing
         is to be had for prompts.
         """
-        number = self._number[key]
-        if self._pool.slot_N[number] >= 0:
+        if self._pool.slot_N[expert] >= 0:
             return None
-        entry = self._pool.want(number, probability, prefill)
+        entry = self._pool.want(expert, probability, prefill)
         return next(iter(self._loads(Happening.PREFETCH, entry)), None)
 
-    def hold(self, keys: Iterable[K]) -> tuple[Load[K], ...]:
+    def hold(self, experts: Iterable[int]) -> tuple[Load, ...]:
         """Keep these in the pool until they are let go: a pinned tier. Returns what is to load.
 
         Raises :class:`OverBudget`, and holds none of them, if they don't fit.
         """
         pool = self._pool
-        numbers = np.array(sorted({self._number[key] for key in keys} - self._held), np.int64)
-        slots = pool.slot_N[numbers]
-        fresh = numbers[slots < 0]
+        wanted = np.array(sorted(set(experts) - self._held), np.int64)
+        slots = pool.slot_N[wanted]
+        fresh = wanted[slots < 0]
         pool.pins_S[slots[slots >= 0]] += 1
         victims = pool.victims(fresh, prefill=False, is_selective=False)
         if len(pool.free) + len(victims) < len(fresh):
             pool.pins_S[slots[slots >= 0]] -= 1
             raise OverBudget(
-                f"{len(numbers)} more experts are to be held in a pool of {self.num_slots}",
+                f"{len(wanted)} more experts are to be held in a pool of {self.num_slots}",
                 where="experts",
                 remedy="hold fewer tiers, or give the pool more memory",
             )
         loads = self._loads(Happening.LOAD, pool.put(fresh, victims))
         pool.pins_S[pool.slot_N[fresh]] += 1
-        self._held.update(numbers.tolist())
-        self._noted(Happening.HOLD, numbers)
+        self._held.update(wanted.tolist())
+        self._note_all(Happening.HOLD, wanted)
         return tuple(loads)
 
-    def let_go(self, keys: Iterable[K]) -> None:
+    def let_go(self, experts: Iterable[int]) -> None:
         """They may leave again; what is not held, or failed, stays as it is."""
-        for number in sorted({self._number[key] for key in keys} & self._held):
-            self._held.remove(number)
-            slot = int(self._pool.slot_N[number])
-            self._pool.pins_S[slot] -= 1
-            self._note(Happening.LET_GO, number, slot)
+        leaving = sorted(set(experts) & self._held)
+        self._held.difference_update(leaving)
+        numbers = np.array(leaving, np.int64)
+        self._pool.pins_S[self._pool.slot_N[numbers]] -= 1
+        self._note_all(Happening.LET_GO, numbers)
 
-    def pin(self, place: Place[K]) -> None:
+    def pin(self, place: Place) -> None:
         """One more user. Raises :class:`PlaceLost`."""
         self.check(place)
         self._pool.pins_S[place.slot] += 1
 
-    def unpin(self, place: Place[K]) -> None:
+    def unpin(self, place: Place) -> None:
         """One user less. Raises :class:`PlaceLost`."""
         self.check(place)
-        users = int(self._pool.pins_S[place.slot]) - (self._number[place.key] in self._held)
+        users = int(self._pool.pins_S[place.slot]) - (place.expert in self._held)
         if not users:
-            raise Internal(f"expert {place.key} is unpinned once too often", where="experts")
+            raise Internal(f"expert {place.expert} is unpinned once too often", where="experts")
         self._pool.pins_S[place.slot] -= 1
 
-    def check(self, place: Place[K]) -> None:
+    def check(self, place: Place) -> None:
         """Raise :class:`PlaceLost` if the slot was given to another expert, or its load failed."""
         if not self._is_current(place):
             raise PlaceLost(
-                f"expert {place.key} is no longer in slot {place.slot}", where="experts"
+                f"expert {place.expert} is no longer in slot {place.slot}", where="experts"
             )
 
-    def arrived(self, place: Place[K]) -> bool:
+    def arrived(self, place: Place) -> bool:
         """Its bytes are there and verified. False if the slot was given away meanwhile."""
         if self._is_current(place):
-            self._is_ready[place.slot] = True
+            self._is_ready_S[place.slot] = True
             return True
         return False
 
-    def is_ready(self, place: Place[K]) -> bool:
-        """Whether the bytes have arrived. Raises :class:`PlaceLost`."""
-        self.check(place)
-        return self._is_ready[place.slot]
+    def is_ready(self, slots: Ints) -> bool:
+        """Whether the bytes of all these slots have arrived."""
+        return bool(self._is_ready_S[slots].all())
 
-    def failed(self, place: Place[K]) -> None:
+    def failed(self, place: Place) -> None:
         """Its bytes will not come: the slot is free, whoever pinned it."""
         if self._is_current(place):
-            number = self._number[place.key]
-            self._note(Happening.FAIL, number, place.slot)
-            self._generations[place.slot] += 1
-            self._held.discard(number)
-            self._pool.drop(number)
+            self._note_all(Happening.FAIL, np.array([place.expert]))
+            self._generation_S[place.slot] += 1
+            self._held.discard(place.expert)
+            self._pool.drop(place.expert)
 
-    def find(self, key: K) -> Place[K] | None:
+    def find(self, expert: int) -> Place | None:
         """Where an expert lies, or is on its way to."""
-        number = self._number[key]
-        return None if self._pool.slot_N[number] < 0 else self._place(number)
+        slot = int(self._pool.slot_N[expert])
+        return None if slot < 0 else Place(expert, slot, int(self._generation_S[slot]))
 
-    def _numbers(self, layer: int, keys: Sequence[K]) -> Ints:
-        numbers: Ints = np.array([self._number[key] for key in keys], np.int64)
-        if (numbers[1:] <= numbers[:-1]).any():
-            raise Internal("experts are demanded out of order, or twice", where="experts")
-        if (self._pool.history.layer_N[numbers] != self._layer[layer]).any():
-            raise Internal(f"layer {layer} demands another layer's experts", where="experts")
+    def _checked(self, index: int, experts: Sequence[int]) -> Ints:
+        numbers: Ints = np.asarray(experts, np.int64)
+        own = self._pool.history.slices[index]
+        if len(numbers) and not (
+            own.start <= numbers[0]
+            and numbers[-1] < own.stop
+            and (numbers[1:] > numbers[:-1]).all()
+        ):
+            raise Internal(
+                f"{numbers.tolist()} are not ascending experts of {own.start} to {own.stop - 1}",
+                where="experts",
+            )
         return numbers
 
-    def _is_current(self, place: Place[K]) -> bool:
-        return self._generations[place.slot] == place.generation
+    def _is_current(self, place: Place) -> bool:
+        return int(self._generation_S[place.slot]) == place.generation
 
-    def _place(self, number: int) -> Place[K]:
-        slot = int(self._pool.slot_N[number])
-        return Place(self._keys[number], slot, self._generations[slot])
-
-    def _loads(self, happening: Happening, entry: Entry) -> list[Load[K]]:
+    def _loads(self, happening: Happening, entry: Entry) -> list[Load]:
         loads = []
-        for number, victim in zip(entry.experts_M.tolist(), entry.victims_M.tolist(), strict=True):
-            slot = int(self._pool.slot_N[number])
-            self._generations[slot] += 1
-            self._is_ready[slot] = False
-            if victim >= 0:
-                self._note(Happening.EVICT, victim, slot)
-            self._note(happening, number, slot)
-            loads.append(Load(self._place(number), None if victim < 0 else self._keys[victim]))
+        for expert, victim in zip(entry.experts_M.tolist(), entry.victims_M.tolist(), strict=True):
+            slot = int(self._pool.slot_N[expert])
+            self._generation_S[slot] += 1
+            self._is_ready_S[slot] = False
+            if self._log is not None:
+                if victim >= 0:
+                    self._log.add(self._pool.history.tick, Happening.EVICT, victim, slot)
+                self._log.add(self._pool.history.tick, happening, expert, slot)
+            place = Place(expert, slot, int(self._generation_S[slot]))
+            loads.append(Load(place, None if victim < 0 else victim))
         return loads
 
-    def _noted(self, happening: Happening, numbers: Ints) -> list[Place[K]]:
-        places = [self._place(number) for number in numbers.tolist()]
+    def _note_all(self, happening: Happening, experts: Ints) -> None:
         if self._log is not None:
-            for place in places:
-                self._log.add(self._pool.history.tick, happening, place.key, place.slot)
-        return places
-
-    def _note(self, happening: Happening, number: int, slot: int) -> None:
-        if self._log is not None:
-            self._log.add(self._pool.history.tick, happening, self._keys[number], slot)
+            slots = self._pool.slot_N[experts].tolist()
+            for expert, slot in zip(experts.tolist(), slots, strict=True):
+                self._log.add(self._pool.history.tick, happening, expert, slot)
