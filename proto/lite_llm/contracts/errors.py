@@ -155,6 +155,10 @@ class WorkerCrashed(RuntimeFault):
     recoverable = True
 
 
+class BackendFailed(RuntimeFault):
+    """A foreign inference server answered with a fault of its own, or with what is no answer."""
+
+
 class Cancelled(RuntimeFault):
     """The caller withdrew the request."""
 
