@@ -73,7 +73,7 @@ OUTCOMES: Final[dict[type[LiteLLMError], Outcome]] = {
     errors.RoutingMismatch: Outcome("INTERNAL", 500, _SERVER, "routing_mismatch", SOFTWARE),
     errors.AgentLost: Outcome("UNAVAILABLE", 503, _SERVER, "agent_lost", UNAVAILABLE),
     errors.WorkerCrashed: Outcome("UNAVAILABLE", 503, _SERVER, "worker_crashed", UNAVAILABLE),
-    errors.BackendFailed: Outcome("INTERNAL", 502, _SERVER, "backend_failed", SOFTWARE),
+    errors.BackendFailed: Outcome("INTERNAL", 500, _SERVER, "backend_failed", SOFTWARE),
     # 499 is nginx's word for a client that went away; no client is left to read it.
     errors.Cancelled: Outcome("CANCELLED", 499, _INVALID, "cancelled", TEMPORARY),
     errors.Corrupt: Outcome("DATA_LOSS", 500, _SERVER, "corrupt", DATA),
