@@ -558,6 +558,7 @@ class GenerateStarted(_message.Message):
     TIERS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
+    COLD_START_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     node: _builtins.str
     """The agent that runs it."""
@@ -566,6 +567,10 @@ class GenerateStarted(_message.Message):
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def routing(self) -> Global___RoutingExplanation: ...
+    @_builtins.property
+    def cold_start(self) -> Global___ColdStart:
+        """If the request was held for its model to load."""
+
     def __init__(
         self,
         *,
@@ -574,14 +579,69 @@ class GenerateStarted(_message.Message):
         tiers: _abc.Iterable[_builtins.str] | None = ...,
         prompt_tokens: _builtins.int = ...,
         routing: Global___RoutingExplanation | None = ...,
+        cold_start: Global___ColdStart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["routing", b"routing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "routing", b"routing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routing", b"routing", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "node", b"node", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routing", b"routing", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateStarted: _TypeAlias = GenerateStarted  # noqa: Y015
+
+@_typing.final
+class ColdStart(_message.Message):
+    """How a model came to serve while a request was held for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    HELD_SECONDS_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """"hot": it lay in memory, "warm": on a disk of its node, "cold": further away."""
+    held_seconds: _builtins.float
+    """That this request waited."""
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseTime]:
+        """Of the load, in order; it may have begun before this request came."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        held_seconds: _builtins.float = ...,
+        phases: _abc.Iterable[Global___PhaseTime] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_seconds", b"held_seconds", "path", b"path", "phases", b"phases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ColdStart: _TypeAlias = ColdStart  # noqa: Y015
+
+@_typing.final
+class PhaseTime(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    phase: Global___LoadPhase.ValueType
+    seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        phase: Global___LoadPhase.ValueType = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PhaseTime: _TypeAlias = PhaseTime  # noqa: Y015
 
 @_typing.final
 class TokenChunk(_message.Message):
