@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -62,6 +62,9 @@ class KvCache:
         self.token_seconds: float | None = None
         """What computing one prompt token takes, for the engine to say: then a prefix is brought
         from host or disk only where that is measured to be faster. None: always brought."""
+        self.on_arrival: Callable[[], None] = _nothing
+        """Called by a thread of the cache's when sequences that waited for the disk may be ready:
+        for whoever sleeps meanwhile."""
         self._closing = ExitStack()
         self._memory = DevicePages(
             layout,
@@ -77,7 +80,9 @@ class KvCache:
                 HostPages(host_bytes, codec.num_bytes, lock=pages_PX.is_cuda)
             )
             file = opened.enter_context(PageFile(disk, codec.num_bytes)) if disk else None
-            self._mover = Mover(pages_PX, host.pages_QY, file, codec)
+            self._mover = Mover(
+                pages_PX, host.pages_QY, file, codec, read=lambda: self.on_arrival()
+            )
             opened.callback(self._mover.close)
             self._closing = opened.pop_all()
         windows = [group.window for group in self.groups]
@@ -295,3 +300,7 @@ class KvCache:
 
     def _tensor(self, array: NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(array.astype(np.int32)).to(self.device, non_blocking=True)
+
+
+def _nothing() -> None:
+    """Nobody sleeps."""

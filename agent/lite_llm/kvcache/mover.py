@@ -8,7 +8,7 @@ before it is written, nor overwritten before it is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,29 +48,45 @@ class Mover:
     """Started and asked by one thread, the one that computes."""
 
     def __init__(
-        self, device_PX: Tensor, host_QY: Tensor | None, disk: PageFile | None, codec: PageCodec
+        self,
+        device_PX: Tensor,
+        host_QY: Tensor | None,
+        disk: PageFile | None,
+        codec: PageCodec,
+        read: Callable[[], None],
     ) -> None:
-        """``device_PX``: pages, a row each; ``host_QY``: encoded ones, a row of bytes each."""
+        """``device_PX``: pages, a row each; ``host_QY``: encoded ones, a row of bytes each.
+
+        ``read`` is called by another thread when all that one :meth:`start` reads from disk is
+        there, or known not to be.
+        """
         self._device_PX = device_PX
         self._host_QY = host_QY
         self._disk = disk
         self._codec = codec
+        self._read_all = read
         self._copies = ThreadPoolExecutor(1, thread_name_prefix="kvcache-copy")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="kvcache-read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="kvcache-write")
         self._last: dict[Slot, Future[bool]] = {}
         self._reads: list[tuple[Page, Future[bool]]] = []
+        self._writes_fail = self._reads_fail = False
+        """Each the business of the thread that writes, or reads."""
         self.host_pace = _Pace()
         self.disk_pace = _Pace()
 
     def start(self, moves: Iterable[Move]) -> None:
         """In this order."""
+        last = None
         for move in moves:
             before = [self._last[s] for s in (move.source, move.target) if s in self._last]
             job = self._pool(move).submit(self._carry, move, before, _computed(self._device_PX))
             self._last[move.source] = self._last[move.target] = job
             if move.source[0] is Place.DISK:
                 self._reads.append((move.page, job))
+                last = job
+        if last is not None:  # one thread reads, in order: all before it are done by then
+            last.add_done_callback(lambda _: self._read_all())
 
     def _pool(self, move: Move) -> ThreadPoolExecutor:
         if move.source[0] is Place.DISK:
@@ -147,8 +163,11 @@ class Mover:
         try:
             self._disk.write(slot, page_Y.numpy().data)
         except StorageFailed as error:
-            log.warning("page not kept on disk", reason=str(error))
+            if not self._writes_fail:  # once, and not for each of many thousand pages
+                log.warning("pages are not kept on disk", reason=str(error))
+            self._writes_fail = True
             return False
+        self._writes_fail = False
         return True
 
     def _read(self, slot: int, into_Y: Tensor) -> bool:
@@ -156,8 +175,11 @@ class Mover:
         try:
             self._disk.read(slot, into_Y.numpy().data)
         except (Corrupt, StorageFailed) as error:
-            log.warning("page on disk is lost", reason=str(error))
+            if not self._reads_fail:
+                log.warning("pages on disk are lost", reason=str(error))
+            self._reads_fail = True
             return False
+        self._reads_fail = False
         return True
 
 

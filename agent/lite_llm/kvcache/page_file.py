@@ -37,7 +37,11 @@ class PageFile:
             # Closed by __exit__.
             self._file = TemporaryFile(dir=settings.directory, buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise StorageFailed(str(error), where=self._where) from error
+            raise StorageFailed(
+                f"no file for pages can be made: {error}",
+                where=self._where,
+                remedy="give a directory that exists and may be written to",
+            ) from error
 
     def write(self, slot: int, page: memoryview) -> None:
         """Raises :class:`StorageFailed`, and then the slot holds nothing."""
