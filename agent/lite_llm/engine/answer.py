@@ -79,7 +79,9 @@ class Answer:
 
     def _started(self) -> wire.GenerateEvent:
         started = wire.GenerateStarted(
-            request_id=self._request_id, prompt_tokens=len(self._request.prompt)
+            request_id=self._request_id,
+            prompt_tokens=len(self._request.prompt),
+            tiers=self._request.tiers.names,
         )
         return self._numbered(wire.GenerateEvent(started=started))
 

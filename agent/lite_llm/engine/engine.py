@@ -30,6 +30,11 @@ class Engine:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._unsent: list[tuple[Answering, Step]] = []
         self._answering: set[Answering] = set()
+        # Two plain values that one thread changes and another looks at need no lock.
+        self.steps = 0
+        """That ended."""
+        self.stepping = False
+        """One runs now; where it does for long, something hangs."""
 
     @property
     def running(self) -> int:
@@ -79,7 +84,9 @@ class Engine:
                     return
                 call()
                 able = True
+            self.stepping = True
             able = self._steps.step()
+            self.stepping, self.steps = False, self.steps + 1
             self._send()
 
     def wake(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lite_llm.contracts.errors import LiteLLMError
 from lite_llm.engine.logprobs import Logprobs
 from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.stopping import FinishReason, Limits
+from lite_llm.engine.tier_grants import Grant
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Request:
     tenant: str = ""
     priority: int = 0
     """Larger is sooner."""
+    tiers: Grant = field(default_factory=Grant)
+    """Whose experts may answer."""
 
 
 @dataclass(frozen=True)

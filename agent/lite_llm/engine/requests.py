@@ -11,6 +11,7 @@ from lite_llm.engine.model import Model
 from lite_llm.engine.request import Request, Resumed
 from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.stopping import Limits, stop_tokens
+from lite_llm.engine.tier_grants import TierGrants
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, Resume, SamplingParameters
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1024  # each is searched for after every token
@@ -23,16 +24,20 @@ _Defaulted = Literal["temperature", "top_p", "min_p", "repetition_penalty"]
 
 
 def request_from_proto(
-    start: GenerateStart, model: Model, *, room: int, conversation: str | None = None
+    start: GenerateStart,
+    model: Model,
+    *,
+    room: int,
+    tiers: TierGrants,
+    conversation: str | None = None,
 ) -> Request:
-    """Raises :class:`InvalidRequest` for what can't be meant.
+    """Raises :class:`InvalidRequest` for what can't be meant, :class:`Forbidden` for what may not.
 
     ``room`` is the tokens that a sequence can hold here, prompt and answer together;
     ``conversation`` the rendered chat, if the prompt is one.
     """
     wire = start.sampling
-    if start.tiers.tiers:
-        raise _invalid("tiers", "are asked for, but all of this model answers", "leave them out")
+    granted = tiers.grant(start.tiers)
     prompt = _prompt_of(start, model, room, conversation)
     limits = _limits_of(wire, len(prompt), model, room)
     n = wire.n or 1
@@ -48,6 +53,7 @@ def request_from_proto(
         resumed=_resumed(start.resume, n, limits, model),
         tenant=start.tenant,
         priority=start.priority,
+        tiers=granted,
     )
 
 

@@ -21,7 +21,7 @@ from lite_llm.engine.lineup import Lineup
 from lite_llm.engine.logprobs import logprobs_of
 from lite_llm.engine.selection import likeliest
 from lite_llm.engine.sequence import Sequence
-from lite_llm.experts import ScoresNotFinite, TooFewExperts
+from lite_llm.experts import ScoresNotFinite, TierMasks, TooFewExperts
 from lite_llm.kvcache import KvCache
 from lite_llm.models import Decoder
 
@@ -50,10 +50,11 @@ class Unable(NamedTuple):
 class Runner:
     """Computes what the lineup has scheduled."""
 
-    def __init__(self, decoder: Decoder, kv: KvCache, lineup: Lineup) -> None:
+    def __init__(self, decoder: Decoder, kv: KvCache, lineup: Lineup, masks: TierMasks) -> None:
         self._decoder = decoder
         self._kv = kv
         self._lineup = lineup
+        self._masks = masks
 
     def run(self, parts: Many[Part[Sequence]]) -> list[Ready | Unable]:
         """Compute and commit ``parts``; what is said of those that have something to say."""
@@ -90,7 +91,10 @@ class Runner:
         positions = [at for begin, n in begins for at in range(begin, begin + n)]
         tokens_T, positions_T = torch.tensor([tokens, positions], device=self._kv.device)
         pages = self._kv.batch([(each.kv, n) for each, n in parts if each.kv is not None])
-        hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages)
+        masks = self._masks.of(
+            [each.group.request.tiers.ids for each, n in parts for _ in range(n)]
+        )
+        hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages, expert_masks=masks)
         ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)
         whole = [place for place, (each, n) in enumerate(parts) if each.pending == n]
         logits_RV = self._decoder.logits(hidden_TD[ends[whole] - 1]) if whole else torch.empty(0, 1)

@@ -122,8 +122,8 @@ class Group:
 
     @property
     def salt(self) -> bytes:
-        """Who may find what it computes."""
-        return self.request.tenant.encode()
+        """Who may find what it computes; with other experts nobody may."""
+        return self.request.tiers.salt + b"/" + self.request.tenant.encode()
 
     @property
     def live(self) -> list[Sequence]:

@@ -11,6 +11,7 @@ from typing import Self
 
 import structlog
 
+from lite_llm.contracts import TierSet
 from lite_llm.contracts.errors import OutOfMemory
 from lite_llm.engine.answer import Answer
 from lite_llm.engine.batching import BatchSettings
@@ -24,9 +25,10 @@ from lite_llm.engine.requests import request_from_proto
 from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.step_loop import StepLoop
 from lite_llm.engine.stopping import Limits
-from lite_llm.kvcache import KvCache
+from lite_llm.engine.tier_grants import TierGrants
+from lite_llm.kvcache import DiskPages, KvCache
 from lite_llm.kvcache.groups import group_layers
-from lite_llm.proto.v1.generate_pb2 import GenerateStart
+from lite_llm.proto.v1.generate_pb2 import GenerateStart, TierSelection
 from lite_llm.telemetry import Metrics, Program, names
 
 MEMORY_SHARE = 8  # a worker's cache takes one part in so many of the machine's memory, unless told
@@ -46,6 +48,10 @@ class ServingSettings:
     memory at most."""
     kv_host_bytes: int = 0
     """Where sequences that were set back wait; without it they are computed anew."""
+    kv_disk: DiskPages | None = None
+    """Where prefixes are kept that memory has no more room for; None: they are forgotten."""
+    device: str = "cpu"
+    """That the cache lies on, as torch names it."""
     page_tokens: int = 16
 
 
@@ -53,10 +59,21 @@ class Served:
     """Use with ``async with``, in the event loop; its engine runs in the compute thread."""
 
     def __init__(
-        self, model: Model, settings: ServingSettings, compute: ComputeThread, name: str
+        self,
+        model: Model,
+        settings: ServingSettings,
+        compute: ComputeThread,
+        name: str,
+        tier_set: TierSet | None = None,
     ) -> None:
-        """Raises ``OutOfMemory`` where the cache has no room for a sequence."""
-        self.measures = Measures(Metrics(names.exported_by(Program.AGENT)), name)
+        """``tier_set``: what was declared; None: the tiers that are built into the checkpoint.
+
+        Raises ``OutOfMemory`` where the cache has no room for a sequence, ``InvalidSettings`` for a
+        TierSet that is not this model's, and ``StorageFailed`` where the disk takes no file.
+        """
+        self._tiers = TierGrants(model, tier_set)
+        self.metrics = Metrics(names.exported_by(Program.AGENT))
+        self.measures = Measures(self.metrics, name)
         self._model = model
         self._compute = compute
         self._closing = AsyncExitStack()
@@ -64,7 +81,9 @@ class Served:
             model.decoder.kv_layout,
             device_bytes=settings.kv_bytes or _kv_bytes(model, settings),
             host_bytes=settings.kv_host_bytes,
+            disk=settings.kv_disk,
             page_tokens=settings.page_tokens,
+            device=settings.device,
         )
         self._closing.callback(kv.close)
         self.room = _room(model, kv, settings)
@@ -77,6 +96,7 @@ class Served:
                 remedy="give it more memory",
             )
         self.engine = Engine(StepLoop(model, kv, settings.batch, self.measures))
+        kv.on_arrival = self.engine.wake
         self._renderer = ChatRenderer(model.template)
 
     async def request(self, start: GenerateStart) -> Request:
@@ -87,13 +107,21 @@ class Served:
             conversation = await self._renderer.prompt(start.chat, now=now)
         # In a thread: a long prompt takes the tokenizer a while.
         return await asyncio.to_thread(
-            request_from_proto, start, self._model, room=self.room, conversation=conversation
+            request_from_proto,
+            start,
+            self._model,
+            room=self.room,
+            tiers=self._tiers,
+            conversation=conversation,
         )
 
     async def warm_up(self) -> None:
         """Run one token, so that no request pays for what is set up at first use."""
         request = Request(
-            prompt=(0,), sampling=Sampling(temperature=0), limits=Limits(max_tokens=1)
+            prompt=(0,),
+            sampling=Sampling(temperature=0),
+            limits=Limits(max_tokens=1),
+            tiers=self._tiers.grant(TierSelection()),
         )
         async for _ in self.engine.submit(request):
             pass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lite_llm.contracts import ModelRef, ModelState
+from lite_llm.contracts import ModelRef, ModelState, TierSet
 from lite_llm.contracts.errors import Cancelled, InvalidRequest, LiteLLMError, NoAgent
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.engine import Answering
@@ -19,9 +19,10 @@ from lite_llm.engine.model import arriving_model
 from lite_llm.engine.served import Served, ServingSettings
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
+from lite_llm.telemetry import render
 from lite_llm.tiers import LoadProgress
 from lite_llm.wire import ref_from_proto, ref_to_proto
-from lite_llm.wire.values import state_to_proto
+from lite_llm.wire.values import state_to_proto, tier_set_from_proto
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import _ServicerContext
@@ -47,7 +48,10 @@ class WorkerService(AgentServicer):
             raise InvalidRequest(f"this worker holds {self._ref}", where="model")
         self._ref = ref = ref_from_proto(request.spec.ref)
         try:
-            loading = self._loading(Path(request.spec.source.uri), str(ref))
+            tier_set = (
+                tier_set_from_proto(request.tier_set) if request.HasField("tier_set") else None
+            )
+            loading = self._loading(Path(request.spec.source.uri), str(ref), tier_set)
             async with contextlib.aclosing(loading) as steps:
                 async for progress in steps:
                     progress.model.CopyFrom(ref_to_proto(ref))
@@ -97,7 +101,19 @@ class WorkerService(AgentServicer):
             kv_hit_rate=served.measures.hit_rate if served else 0.0,
             context_tokens=served.room if served else 0,
         )
-        return agent_pb2.AgentReport(residencies=[residency])
+        pulse = agent_pb2.Pulse()
+        if served:
+            pulse = agent_pb2.Pulse(steps=served.engine.steps, stepping=served.engine.stepping)
+        return agent_pb2.AgentReport(residencies=[residency], pulse=pulse)
+
+    async def Metrics(
+        self, request: agent_pb2.MetricsRequest, context: _ServicerContext
+    ) -> agent_pb2.MetricsReport:
+        """Of the one model; the agent tells them with its own."""
+        if self._served is None:
+            return agent_pb2.MetricsReport()
+        text, _ = render(self._served.metrics.registry)
+        return agent_pb2.MetricsReport(text=text.decode())
 
     def _loaded(self) -> Served:
         if self._served is None:
@@ -105,12 +121,12 @@ class WorkerService(AgentServicer):
         return self._served
 
     async def _loading(
-        self, directory: Path, name: str
+        self, directory: Path, name: str, tier_set: TierSet | None
     ) -> AsyncGenerator[generate_pb2.LoadProgress]:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as held:
             model, load = await held.enter_async_context(arriving_model(directory))
-            served = Served(model, self._settings, self._compute, name)
+            served = Served(model, self._settings, self._compute, name, tier_set)
             await held.enter_async_context(served)
             # While weights arrive: the first layer computes before the last one is here.
             warming = asyncio.create_task(served.warm_up())

@@ -14,6 +14,7 @@ from lite_llm.engine.runner import Ready, Runner, Unable
 from lite_llm.engine.selection import Choice, select
 from lite_llm.engine.sequence import Group, Outlet, Sequence
 from lite_llm.engine.stopping import FinishReason
+from lite_llm.engine.tier_grants import tier_masks
 from lite_llm.kvcache import KvCache
 
 
@@ -27,7 +28,7 @@ class StepLoop:
         self._kv = kv
         self._measures = measures
         self._lineup = Lineup(kv, settings, measures)
-        self._runner = Runner(model.decoder, kv, self._lineup)
+        self._runner = Runner(model.decoder, kv, self._lineup, tier_masks(model))
         self._groups: dict[int, Group] = {}
         self._num_arrived = 0
 

@@ -9,6 +9,7 @@ from lite_llm.contracts.errors import Corrupt, InvalidRequest
 from lite_llm.engine import Limits, Model, Request, Resumed, Sampling, Tokenizer, requests
 from lite_llm.engine.defaults import Defaults
 from lite_llm.engine.requests import request_from_proto
+from lite_llm.engine.tier_grants import TierGrants
 from lite_llm.proto.v1.generate_pb2 import (
     GenerateStart,
     Resume,
@@ -19,6 +20,10 @@ from lite_llm.proto.v1.generate_pb2 import (
 )
 
 ROOM = 512
+
+
+def understood(asked: GenerateStart, model: Model, **more: Any) -> Request:
+    return request_from_proto(asked, model, room=ROOM, tiers=TierGrants(model), **more)
 
 
 def start(**fields: Any) -> GenerateStart:
@@ -39,7 +44,7 @@ def resumed(n: int = 1, **fields: Any) -> GenerateStart:
 
 
 def test_defaults(model: Model) -> None:
-    assert request_from_proto(start(), model, room=ROOM) == Request(
+    assert understood(start(), model) == Request(
         prompt=(0, 5, 6),
         sampling=Sampling(),
         limits=Limits(max_tokens=512 - 3, stop_tokens=frozenset({1})),
@@ -75,7 +80,7 @@ def test_everything_given(model: Model) -> None:
         tenant="us",
         priority=-2,
     )
-    assert request_from_proto(asked, model, room=ROOM) == Request(
+    assert understood(asked, model) == Request(
         prompt=model.tokenizer.encode("hi"),
         sampling=Sampling(
             temperature=0.5,
@@ -105,18 +110,18 @@ def test_everything_given(model: Model) -> None:
 
 
 def test_a_conversation_begins_as_its_template_says(model: Model) -> None:
-    request = request_from_proto(GenerateStart(), model, room=ROOM, conversation="<s>hi")
+    request = understood(GenerateStart(), model, conversation="<s>hi")
     assert request.prompt == model.tokenizer.encode("hi")  # one token that begins a text, not two
 
 
 def test_the_checkpoint_decides_what_a_request_leaves_open(model: Model) -> None:
     data = b'{"temperature": 0.5, "top_k": 9, "top_p": 0.75, "min_p": 0.25, "eos_token_id": [1, 7]}'
     own = replace(model, defaults=Defaults.parse(data, "generation_config.json", vocab=320))
-    open_ = request_from_proto(sampled(top_p=0.5), own, room=ROOM)
+    open_ = understood(sampled(top_p=0.5), own)
     assert open_.sampling == Sampling(temperature=0.5, top_k=9, top_p=0.5, min_p=0.25)
     assert open_.limits.stop_tokens == {1, 7}
     closed = sampled(temperature=0, top_k=0, top_p=1, min_p=0)
-    assert request_from_proto(closed, own, room=ROOM).sampling == Sampling(temperature=0)
+    assert understood(closed, own).sampling == Sampling(temperature=0)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +176,7 @@ def test_defaults_that_make_no_sense_are_the_checkpoints_fault(data: bytes, fiel
         (resumed(token_ids=ids(2, 2, 2, 2)), "resume"),
         (resumed(n=2, token_ids=ids(5)), "resume"),
         (resumed(n=2, sequences=[ResumedSequence()]), "resume"),
-        (start(tiers=TierSelection(tiers=["deep"])), "tiers"),
+        (start(tiers=TierSelection(tiers=["deep"])), "lite_llm.tier_set"),
     ],
 )
 def test_what_can_not_be_meant_is_named(model: Model, asked: GenerateStart, field: str) -> None:
@@ -190,7 +195,7 @@ def test_what_can_not_be_meant_is_named(model: Model, asked: GenerateStart, fiel
 def test_a_default_limit_gives_way_to_the_context(
     model: Model, asked: GenerateStart, allowed: int
 ) -> None:
-    assert request_from_proto(asked, model, room=ROOM).limits.max_tokens == allowed
+    assert understood(asked, model).limits.max_tokens == allowed
 
 
 def test_a_limit_that_nobody_set_is_not_blamed_on_the_client(model: Model) -> None:
@@ -207,17 +212,17 @@ def test_a_text_that_can_not_fit_is_refused_unread(
 
 def refusal(model: Model, asked: GenerateStart) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as raised:
-        request_from_proto(asked, model, room=ROOM)
+        understood(asked, model)
     assert raised.value.remedy
     return raised.value
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_stream_of_which_only_the_start_was_told_begins_anew(model: Model, n: int) -> None:
-    assert request_from_proto(resumed(n=n, next_sequence=1), model, room=ROOM).resumed == ()
+    assert understood(resumed(n=n, next_sequence=1), model).resumed == ()
 
 
 def test_a_prompts_logprobs_fit_one_event(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "MAX_PROMPT_LOGPROBS", 3 * (2 + 1))
-    assert request_from_proto(sampled(prompt_logprobs=2), model, room=ROOM).prompt_logprobs == 2
+    assert understood(sampled(prompt_logprobs=2), model).prompt_logprobs == 2
     assert refusal(model, sampled(prompt_logprobs=3)).where == "prompt_logprobs"

@@ -26,12 +26,12 @@ def test_rows_without_experts_end_their_requests_only(
     expected = [reader.steps for reader in drive().run(*well)]
     unchanged = Decoder.hidden
 
-    def picky(self: Decoder, tokens_T: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def picky(self: Decoder, tokens_T: torch.Tensor, *rest: Any, **masks: Any) -> torch.Tensor:
         if rows := (tokens_T == SICK).nonzero().flatten().tolist():
             error = kind("these rows", where="layer 0")
             error.rows = tuple(rows)
             raise error
-        return unchanged(self, tokens_T, *rest)
+        return unchanged(self, tokens_T, *rest, **masks)
 
     monkeypatch.setattr(Decoder, "hidden", picky)
     sick = [ask(prompt=[2, SICK]), ask(prompt=[*range(9, 30), SICK, 5], n=2)]
@@ -46,7 +46,7 @@ def test_rows_without_experts_end_their_requests_only(
 def test_an_error_that_names_no_rows_ends_the_batch(
     drive: Drive, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def vague(self: Decoder, *_: Any) -> torch.Tensor:
+    def vague(self: Decoder, *_: Any, **masks: Any) -> torch.Tensor:
         raise ScoresNotFinite("somewhere", where="layer 0")
 
     monkeypatch.setattr(Decoder, "hidden", vague)

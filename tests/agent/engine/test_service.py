@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any, cast
 import pytest
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import Corrupt, LiteLLMError, OutOfMemory
+from lite_llm.contracts.errors import Corrupt, LiteLLMError, OutOfMemory, StorageFailed
 from lite_llm.engine import StepLoop
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
+from lite_llm.kvcache import DiskPages
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.testing.checkpoints import tiny_llama
 from lite_llm.tiers import Layer, Load
@@ -111,6 +113,49 @@ async def test_a_small_cache_limits_what_can_be_asked(checkpoint: Path) -> None:
         await loaded(service, checkpoint)
         report = await service.Status(agent_pb2.AgentStatusRequest(), cast(Any, None))
         assert report.residencies[0].context_tokens == 160
+
+
+async def test_a_disk_that_takes_no_file_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    disk = DiskPages(directory=tmp_path / "missing", num_bytes=1 << 20)
+    async with worker(ServingSettings(kv_disk=disk)) as service:
+        with pytest.raises(StorageFailed, match="missing"):
+            await loaded(service, checkpoint)
+
+
+async def test_the_pulse_and_the_metrics_are_told(checkpoint: Path) -> None:
+    async with worker() as service:
+        for steps in (0, 1):
+            report = await service.Status(agent_pb2.AgentStatusRequest(), cast(Any, None))
+            told = await service.Metrics(agent_pb2.MetricsRequest(), cast(Any, None))
+            assert (report.pulse.steps >= 1) == bool(steps)
+            assert not report.pulse.stepping
+            assert ("vllm:num_requests_running{" in told.text) == bool(steps)
+            if not steps:
+                await loaded(service, checkpoint)
+
+
+async def test_a_step_that_hangs_shows_in_the_pulse(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, freed, step = threading.Event(), threading.Event(), StepLoop.step
+
+    def slow(self: StepLoop) -> bool:
+        begun.set()
+        freed.wait(WAIT)
+        return step(self)
+
+    async with worker() as service:
+        await loaded(service, checkpoint)
+        monkeypatch.setattr(StepLoop, "step", slow)
+        assert service._served is not None
+        engine = service._served.engine
+        engine.wake()
+        await asyncio.to_thread(begun.wait, WAIT)
+        before = engine.steps
+        assert engine.stepping
+        freed.set()
+    assert engine.steps == before + 1
+    assert not engine.stepping
 
 
 async def test_a_broken_engine_ends_the_process(

@@ -170,11 +170,11 @@ def test_too_little_memory_makes_smaller_steps(
     expected = [reader.steps for reader in drive().run(*requests)]
     unchanged, sizes = Decoder.hidden, []
 
-    def cramped(self: Decoder, tokens_T: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def cramped(self: Decoder, tokens_T: torch.Tensor, *rest: Any, **masks: Any) -> torch.Tensor:
         if len(tokens_T) > 11:
             raise kind("DefaultCPUAllocator: can't allocate memory")
         sizes.append(len(tokens_T))
-        return unchanged(self, tokens_T, *rest)
+        return unchanged(self, tokens_T, *rest, **masks)
 
     monkeypatch.setattr(Decoder, "hidden", cramped)
     driver = drive(step_tokens=128, max_sequences=8)
@@ -189,7 +189,7 @@ def test_too_little_memory_makes_smaller_steps(
 def test_no_memory_for_a_single_token_is_reported(
     drive: Drive, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Decoder, *_: Any) -> torch.Tensor:
+    def full(self: Decoder, *_: Any, **masks: Any) -> torch.Tensor:
         raise MemoryError
 
     monkeypatch.setattr(Decoder, "hidden", full)
@@ -203,7 +203,7 @@ def test_a_fault_of_ours_ends_the_batch_and_not_the_engine(
 ) -> None:
     driver = drive()
     with monkeypatch.context() as patched:
-        patched.setattr(Decoder, "hidden", lambda *_: 1 / 0)
+        patched.setattr(Decoder, "hidden", lambda *_, **masks: 1 / 0)
         [reader] = driver.run(ask())
     assert reader.failure is not None
     assert isinstance(reader.failure.error, Internal)
