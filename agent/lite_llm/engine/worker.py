@@ -18,6 +18,7 @@ from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
 from lite_llm.kernels import set_threads, warm_up
+from lite_llm.kvcache import DiskPages
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
 from lite_llm.telemetry import logs
@@ -72,10 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lifeline", type=int, help="inherited socket; exit when it closes")
     parser.add_argument("--kv-bytes", type=parse_size, help="of the key-value cache: 4GiB")
     parser.add_argument("--kv-host-bytes", type=parse_size, default=0, help="to swap sequences to")
+    parser.add_argument("--kv-disk-directory", type=Path, help="for a file of cached prefixes")
+    parser.add_argument("--kv-disk-bytes", type=parse_size, help="of that file at most")
+    parser.add_argument("--device", default="cpu", help="as torch names it")
     given = parser.parse_args(arguments)
+    if (given.kv_disk_directory is None) != (given.kv_disk_bytes is None):
+        parser.error("--kv-disk-directory and --kv-disk-bytes go together")
     logs.configure(format="json")
     lifeline = None if given.lifeline is None else socket.socket(fileno=given.lifeline)
-    settings = ServingSettings(kv_bytes=given.kv_bytes, kv_host_bytes=given.kv_host_bytes)
+    disk = None
+    if given.kv_disk_directory is not None:
+        disk = DiskPages(directory=given.kv_disk_directory, num_bytes=given.kv_disk_bytes)
+    settings = ServingSettings(
+        kv_bytes=given.kv_bytes,
+        kv_host_bytes=given.kv_host_bytes,
+        kv_disk=disk,
+        device=given.device,
+    )
     asyncio.run(run(given.socket, threads=given.threads, lifeline=lifeline, settings=settings))
 
 

@@ -22,7 +22,7 @@ from lite_llm.engine import (
     load_model,
 )
 from lite_llm.kernels import set_threads
-from lite_llm.kvcache import KvCache
+from lite_llm.kvcache import DiskPages, KvCache
 from lite_llm.telemetry import Metrics
 from lite_llm.testing.checkpoints import tiny_llama
 
@@ -63,14 +63,25 @@ class Driver:
     """A step loop with its cache; closed and checked at the end of the test."""
 
     def __init__(
-        self, model: Model, *, pages: int = 256, host_pages: int = 0, **batch: int
+        self,
+        model: Model,
+        *,
+        pages: int = 256,
+        host_pages: int = 0,
+        disk_pages: int = 0,
+        directory: Path | None = None,
+        **batch: int,
     ) -> None:
         layout = model.decoder.kv_layout
         page_bytes = sum(layer.elements for layer in layout.layers) * PAGE_TOKENS * 4
+        disk = None
+        if directory is not None:
+            disk = DiskPages(directory=directory, num_bytes=disk_pages * page_bytes)
         self.kv = KvCache(
             layout,
             device_bytes=pages * page_bytes,
             host_bytes=host_pages * page_bytes,
+            disk=disk,
             page_tokens=PAGE_TOKENS,
         )
         self.metrics = Metrics()
