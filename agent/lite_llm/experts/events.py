@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -40,7 +40,7 @@ class Event:
 
     tick: int
     happening: Happening
-    expert: int
+    expert: Hashable
     slot: int
 
 
@@ -50,7 +50,7 @@ class EventLog:
 
     events: list[Event] = field(default_factory=list)
 
-    def add(self, tick: int, happening: Happening, expert: int, slot: int) -> None:
+    def add(self, tick: int, happening: Happening, expert: Hashable, slot: int) -> None:
         """One more."""
         self.events.append(Event(tick, happening, expert, slot))
 
@@ -68,7 +68,7 @@ class EventLog:
     def lines(self) -> Iterator[str]:
         """Each event as a JSON array: tick, happening, expert, slot."""
         for event in self.events:
-            row = (event.tick, event.happening, event.expert, event.slot)
+            row = (event.tick, event.happening, str(event.expert), event.slot)
             yield json.dumps(row, separators=(",", ":"))
 
     def write(self, path: Path) -> None:

@@ -2,14 +2,14 @@
 
 The pool is one for all layers. What a call decides depends on the calls before it alone, never on
 when bytes arrived: an expert on its way counts as there. Weights are immutable, so what leaves is
-forgotten and copied nowhere (SPEC-022, SPEC-026). Experts are numbers, counted through all layers
-in the order of their keys.
+forgotten and copied nowhere (SPEC-022, SPEC-026).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -18,64 +18,65 @@ from lite_llm.experts.events import EventLog, Happening
 from lite_llm.experts.policies import LRU, Ints, Policy
 from lite_llm.experts.pool import Counts, Entry, Pool
 
+K = TypeVar("K", bound=Hashable)
+
 
 class PlaceLost(Internal):
     """A slot was used after its expert was evicted, or its load had failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Place(Generic[K]):
     """An expert's slot, as long as nothing else was put there."""
 
-    expert: int
+    key: K
     slot: int
     generation: int
     """Of the slot: how often it was given away."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Load(Generic[K]):
     """Bring the expert's bytes to its place."""
 
-    place: Place
-    victim: int | None = None
+    place: Place[K]
+    victim: K | None = None
     """What lies there until then; if it is still on its way, that has to end first."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decision:
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[K]):
     """What to do for one demand. Hits and loads are pinned until the decision is released."""
 
-    hits: Ints
-    """Ascending; in the pool, or on their way there (:meth:`SlotTable.is_ready`)."""
-    loads: tuple[Load, ...]
-    bypassed: Ints
+    hits: tuple[Place[K], ...]
+    """In the pool, or on their way there (:meth:`SlotTable.is_ready`)."""
+    loads: tuple[Load[K], ...]
+    bypassed: tuple[K, ...]
     """No slot may be had for them: to be run from a transient place, one after the other."""
-    slots: Ints
-    """Of the hits, then of the loads."""
-    generations: Ints
-    """Of the slots."""
 
 
-class SlotTable:
-    """For one thread."""
+class SlotTable(Generic[K]):
+    """For one thread. ``K`` names experts: ExpertKey where a model is served."""
 
     def __init__(
         self,
-        experts_of_layer: Mapping[int, int],
+        layers: Mapping[int, Sequence[K]],
         num_slots: int,
         policy: Policy = LRU,
         *,
         seed: int = 0,
         log: EventLog | None = None,
     ) -> None:
-        """``experts_of_layer``: how many each layer has, of the layers that have any."""
-        self._layer = {layer: index for index, layer in enumerate(sorted(experts_of_layer))}
-        counts = [experts_of_layer[layer] for layer in self._layer]
-        self._pool = Pool(counts, num_slots, policy, seed)
+        """``layers``: experts of each layer that has any, in the order of their keys."""
+        numbers = sorted(layers)
+        self._layer = {number: index for index, number in enumerate(numbers)}
+        self._keys = [key for number in numbers for key in layers[number]]
+        self._number = {key: number for number, key in enumerate(self._keys)}
+        self._pool = Pool([len(layers[number]) for number in numbers], num_slots, policy, seed)
         self._log = log
-        self._generation_S: Ints = np.zeros(num_slots, np.int64)
-        self._is_ready_S = np.zeros(num_slots, np.bool_)
+        self._place_N: list[Place[K] | None] = [None] * len(self._keys)
+        self._generation_S = [0] * num_slots
+        self._is_ready_S = [False] * num_slots
         self._held: set[int] = set()  # never iterated but sorted
 
     @property
@@ -97,7 +98,7 @@ class SlotTable:
         """What happened so far."""
         return self._pool.counts
 
-    def demand(self, layer: int, decode: Sequence[int], prefill: Sequence[int] = ()) -> Decision:
+    def demand(self, layer: int, decode: Sequence[K], prefill: Sequence[K] = ()) -> Decision[K]:
         """A layer needs these experts now; ``prefill``: those that only rows of prompts chose.
 
         Both ascend and share no expert. Prompts take free slots and what prompts brought, and
@@ -105,47 +106,50 @@ class SlotTable:
         pool holds, what the last step used stays, and the rest is bypassed.
         """
         pool, index = self._pool, self._layer[layer]
-        decode_D, prefill_P = self._checked(index, decode), self._checked(index, prefill)
-        is_promoted = pool.is_prompts_N[decode_D]
+        decode_D, prefill_P = self._numbers(index, decode), self._numbers(index, prefill)
+        promoted = decode_D[pool.is_prompts_N[decode_D]]
         outcome = pool.demand(index, decode_D, prefill_P)
-        hits, loads = outcome.hits, []
-        slots = pool.slot_N[hits]
-        self._note_all(Happening.HIT, hits)
-        if is_promoted.any():
-            self._note_all(Happening.PROMOTE, decode_D[is_promoted])
-        if len(hits) < len(decode_D) + len(prefill_P):
-            for entry in (outcome.decode, outcome.prefill):
-                loads += self._loads(Happening.LOAD, entry)
-                slots = np.concatenate((slots, pool.slot_N[entry.experts_M]))
-            self._note_all(Happening.BYPASS, outcome.bypassed)
-        pool.pins_S[slots] += 1
-        return Decision(hits, tuple(loads), outcome.bypassed, slots, self._generation_S[slots])
+        pool.pins_S[pool.slot_N[outcome.hits]] += 1
+        hits = self._placed(outcome.hits)
+        self._note_all(Happening.HIT, outcome.hits)
+        self._note_all(Happening.PROMOTE, promoted)
+        if len(hits) == len(decode) + len(prefill):
+            return Decision(hits, (), ())
+        loads: list[Load[K]] = []
+        for entry in (outcome.decode, outcome.prefill):
+            loads += self._loads(Happening.LOAD, entry)
+            pool.pins_S[pool.slot_N[entry.experts_M]] += 1
+        self._note_all(Happening.BYPASS, outcome.bypassed)
+        bypassed = tuple(self._keys[number] for number in outcome.bypassed.tolist())
+        return Decision(hits, tuple(loads), bypassed)
 
-    def release(self, decision: Decision) -> None:
+    def release(self, decision: Decision[K]) -> None:
         """Its kernels have run. What failed meanwhile is left out."""
-        slots = decision.slots[self._generation_S[decision.slots] == decision.generations]
+        places = [*decision.hits, *(load.place for load in decision.loads)]
+        slots = [place.slot for place in places if self._is_current(place)]
         if not self._pool.pins_S[slots].all():
             raise Internal("a decision is released twice", where="experts")
         self._pool.pins_S[slots] -= 1
 
-    def want(self, expert: int, probability: float, *, prefill: bool = False) -> Load | None:
+    def want(self, key: K, probability: float, *, prefill: bool = False) -> Load[K] | None:
         """Bring an expert before its layer's next demand, which is of it with this probability.
 
         None if it is there, or if nothing unpinned is worth less than it; ``prefill``: if nothing
         is to be had for prompts.
         """
-        if self._pool.slot_N[expert] >= 0:
+        number = self._number[key]
+        if self._pool.slot_N[number] >= 0:
             return None
-        entry = self._pool.want(expert, probability, prefill)
+        entry = self._pool.want(number, probability, prefill)
         return next(iter(self._loads(Happening.PREFETCH, entry)), None)
 
-    def hold(self, experts: Iterable[int]) -> tuple[Load, ...]:
+    def hold(self, keys: Iterable[K]) -> tuple[Load[K], ...]:
         """Keep these in the pool until they are let go: a pinned tier. Returns what is to load.
 
         Raises :class:`OverBudget`, and holds none of them, if they don't fit.
         """
         pool = self._pool
-        wanted = np.array(sorted(set(experts) - self._held), np.int64)
+        wanted = np.array(sorted({self._number[key] for key in keys} - self._held), np.int64)
         slots = pool.slot_N[wanted]
         fresh = wanted[slots < 0]
         pool.pins_S[slots[slots >= 0]] += 1
@@ -163,91 +167,98 @@ class SlotTable:
         self._note_all(Happening.HOLD, wanted)
         return tuple(loads)
 
-    def let_go(self, experts: Iterable[int]) -> None:
+    def let_go(self, keys: Iterable[K]) -> None:
         """They may leave again; what is not held, or failed, stays as it is."""
-        leaving = sorted(set(experts) & self._held)
+        leaving = sorted({self._number[key] for key in keys} & self._held)
         self._held.difference_update(leaving)
         numbers = np.array(leaving, np.int64)
         self._pool.pins_S[self._pool.slot_N[numbers]] -= 1
         self._note_all(Happening.LET_GO, numbers)
 
-    def pin(self, place: Place) -> None:
+    def pin(self, place: Place[K]) -> None:
         """One more user. Raises :class:`PlaceLost`."""
         self.check(place)
         self._pool.pins_S[place.slot] += 1
 
-    def unpin(self, place: Place) -> None:
+    def unpin(self, place: Place[K]) -> None:
         """One user less. Raises :class:`PlaceLost`."""
         self.check(place)
-        users = int(self._pool.pins_S[place.slot]) - (place.expert in self._held)
+        users = int(self._pool.pins_S[place.slot]) - (self._number[place.key] in self._held)
         if not users:
-            raise Internal(f"expert {place.expert} is unpinned once too often", where="experts")
+            raise Internal(f"expert {place.key} is unpinned once too often", where="experts")
         self._pool.pins_S[place.slot] -= 1
 
-    def check(self, place: Place) -> None:
+    def check(self, place: Place[K]) -> None:
         """Raise :class:`PlaceLost` if the slot was given to another expert, or its load failed."""
         if not self._is_current(place):
             raise PlaceLost(
-                f"expert {place.expert} is no longer in slot {place.slot}", where="experts"
+                f"expert {place.key} is no longer in slot {place.slot}", where="experts"
             )
 
-    def arrived(self, place: Place) -> bool:
+    def arrived(self, place: Place[K]) -> bool:
         """Its bytes are there and verified. False if the slot was given away meanwhile."""
         if self._is_current(place):
             self._is_ready_S[place.slot] = True
             return True
         return False
 
-    def is_ready(self, slots: Ints) -> bool:
-        """Whether the bytes of all these slots have arrived."""
-        return bool(self._is_ready_S[slots].all())
+    def is_ready(self, place: Place[K]) -> bool:
+        """Whether the bytes have arrived. Raises :class:`PlaceLost`."""
+        self.check(place)
+        return self._is_ready_S[place.slot]
 
-    def failed(self, place: Place) -> None:
+    def failed(self, place: Place[K]) -> None:
         """Its bytes will not come: the slot is free, whoever pinned it."""
         if self._is_current(place):
-            self._note_all(Happening.FAIL, np.array([place.expert]))
+            number = self._number[place.key]
+            self._note_all(Happening.FAIL, np.array([number]))
             self._generation_S[place.slot] += 1
-            self._held.discard(place.expert)
-            self._pool.drop(place.expert)
+            self._held.discard(number)
+            self._pool.drop(number)
 
-    def find(self, expert: int) -> Place | None:
+    def find(self, key: K) -> Place[K] | None:
         """Where an expert lies, or is on its way to."""
-        slot = int(self._pool.slot_N[expert])
-        return None if slot < 0 else Place(expert, slot, int(self._generation_S[slot]))
+        number = self._number[key]
+        return None if self._pool.slot_N[number] < 0 else self._place_N[number]
 
-    def _checked(self, index: int, experts: Sequence[int]) -> Ints:
-        numbers: Ints = np.asarray(experts, np.int64)
+    def _numbers(self, index: int, keys: Sequence[K]) -> Ints:
+        numbers = [self._number[key] for key in keys]
         own = self._pool.history.slices[index]
-        if len(numbers) and not (
-            own.start <= numbers[0]
-            and numbers[-1] < own.stop
-            and (numbers[1:] > numbers[:-1]).all()
-        ):
-            raise Internal(
-                f"{numbers.tolist()} are not ascending experts of {own.start} to {own.stop - 1}",
-                where="experts",
-            )
-        return numbers
+        before = own.start - 1
+        for number in numbers:
+            if not before < number < own.stop:
+                raise Internal(
+                    f"{[str(key) for key in keys]} are not ascending experts of their layer",
+                    where="experts",
+                )
+            before = number
+        return np.array(numbers, np.int64)
 
-    def _is_current(self, place: Place) -> bool:
-        return int(self._generation_S[place.slot]) == place.generation
+    def _is_current(self, place: Place[K]) -> bool:
+        return self._generation_S[place.slot] == place.generation
 
-    def _loads(self, happening: Happening, entry: Entry) -> list[Load]:
+    def _placed(self, numbers: Ints) -> tuple[Place[K], ...]:
+        places = [self._place_N[number] for number in numbers.tolist()]
+        return tuple(place for place in places if place is not None)
+
+    def _loads(self, happening: Happening, entry: Entry) -> list[Load[K]]:
         loads = []
-        for expert, victim in zip(entry.experts_M.tolist(), entry.victims_M.tolist(), strict=True):
-            slot = int(self._pool.slot_N[expert])
+        for number, victim in zip(entry.experts_M.tolist(), entry.victims_M.tolist(), strict=True):
+            slot = int(self._pool.slot_N[number])
             self._generation_S[slot] += 1
             self._is_ready_S[slot] = False
             if self._log is not None:
+                tick = self._pool.history.tick
                 if victim >= 0:
-                    self._log.add(self._pool.history.tick, Happening.EVICT, victim, slot)
-                self._log.add(self._pool.history.tick, happening, expert, slot)
-            place = Place(expert, slot, int(self._generation_S[slot]))
-            loads.append(Load(place, None if victim < 0 else victim))
+                    self._log.add(tick, Happening.EVICT, self._keys[victim], slot)
+                self._log.add(tick, happening, self._keys[number], slot)
+            place = Place(self._keys[number], slot, self._generation_S[slot])
+            self._place_N[number] = place
+            loads.append(Load(place, None if victim < 0 else self._keys[victim]))
         return loads
 
-    def _note_all(self, happening: Happening, experts: Ints) -> None:
+    def _note_all(self, happening: Happening, numbers: Ints) -> None:
         if self._log is not None:
-            slots = self._pool.slot_N[experts].tolist()
-            for expert, slot in zip(experts.tolist(), slots, strict=True):
-                self._log.add(self._pool.history.tick, happening, expert, slot)
+            slots = self._pool.slot_N[numbers].tolist()
+            for number, slot in zip(numbers.tolist(), slots, strict=True):
+                self._log.add(self._pool.history.tick, happening, self._keys[number], slot)
