@@ -10,6 +10,7 @@ import pytest
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.keyspace import ModelKey, key_of
+from lite_llm.dispatch import HoldLimits
 from lite_llm.metastore import Store, StoreSettings, open_store
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
@@ -43,7 +44,7 @@ def settings() -> OrchestratorSettings:
     return OrchestratorSettings(
         listen_http="127.0.0.1:0",
         max_body_bytes=256 << 10,
-        hold_seconds=30.0,
+        hold=HoldLimits(seconds=30.0),
         no_agent_seconds=0.2,
         grace_seconds=0.0,
     )

@@ -3,6 +3,7 @@
 from lite_llm.dispatch.agents import Agents, connecting
 from lite_llm.dispatch.breakers import Breakers, breaking
 from lite_llm.dispatch.generation import Dispatcher
+from lite_llm.dispatch.holding import HoldLimits
 from lite_llm.dispatch.loads import Loads, loading
 from lite_llm.dispatch.watchdog import Watchdog, guarding
 
@@ -10,6 +11,7 @@ __all__ = [
     "Agents",
     "Breakers",
     "Dispatcher",
+    "HoldLimits",
     "Loads",
     "Watchdog",
     "breaking",

@@ -10,13 +10,29 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from lite_llm.contracts import LiteLLMError
+from lite_llm.contracts.errors import AgentLost, Cancelled
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
-from lite_llm.wire import TlsFiles, open_channel
+from lite_llm.wire import TlsFiles, error_from, open_channel
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
+
+
+class Severed(AgentLost):
+    """The line to the agent broke, or there is none."""
+
+
+def failure_of(failure: grpc.aio.AioRpcError, node: str) -> LiteLLMError:
+    """What a call to an agent failed with, when it was not ended on this side."""
+    error = error_from(failure, where=node)
+    if isinstance(error, Cancelled):  # its server stops
+        return AgentLost("the agent gave the request up", where=error.where, remedy="try again")
+    if type(error) is AgentLost and not failure.trailing_metadata():
+        return Severed(error.message, where=node)  # gRPC's own words, not the agent's
+    return error
 
 
 @dataclass

@@ -21,12 +21,17 @@ class Course:
         """Time of the first refusal since the last fault, on the loop's clock."""
         self.digest = ""
         """Of the checkpoint that the answer began with: no other may go on with it."""
+        self.held_seconds = 0.0
+        """That it waited for its model to load."""
         self.shunned: set[str] = set()
         """Agents that refused or failed it: gone to again only when there is no other."""
 
     def plan(self, view: ClusterView) -> Plan:
-        """Where to go on ``view``; raises what makes that pointless."""
-        return plan_for(view, self.model, shunned=self.shunned, digest=self.digest)
+        """Where to go on ``view``; raises what makes that pointless, or the fault before it."""
+        try:
+            return plan_for(view, self.model, shunned=self.shunned, digest=self.digest)
+        except LiteLLMError as error:
+            raise (self.fault or error) from error
 
     def has_other(self, view: ClusterView) -> bool:
         """Whether an agent serves the model that neither refused nor failed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from time import monotonic
 
@@ -22,20 +22,25 @@ from lite_llm.contracts.errors import (
     RuntimeFault,
     TierUnavailable,
 )
-from lite_llm.dispatch.agents import Agents
-from lite_llm.dispatch.attempt import Severed, attempt
+from lite_llm.dispatch.agents import Agents, Severed
+from lite_llm.dispatch.attempt import attempt
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.dispatch.budgets import RetryBudget, Tries
 from lite_llm.dispatch.course import Course
+from lite_llm.dispatch.holding import RETRY_SECONDS, HoldingRoom, HoldLimits
 from lite_llm.dispatch.loads import Loads
 from lite_llm.dispatch.transcript import Garbage, Transcript
 from lite_llm.dispatch.watchdog import Watchdog
 from lite_llm.placement import ClusterView, Observed, Serve
-from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart, LoadProgress
+from lite_llm.proto.v1.generate_pb2 import (
+    GenerateEvent,
+    GenerateStart,
+    GenerateStarted,
+    LoadProgress,
+)
 from lite_llm.telemetry import Metrics, names
 from lite_llm.wire import ref_from_proto
 
-RETRY_SECONDS = 5.0  # after a held request's time ran out: loads take seconds to minutes
 STALE_SECONDS = 2.0  # until what an agent knows of itself shows in the view, or something is wrong
 
 _REFUSALS = (NoAgent, Overloaded, OutOfMemory, TierUnavailable)
@@ -57,16 +62,16 @@ class Dispatcher:
         watchdog: Watchdog,
         *,
         metrics: Metrics,
-        hold_seconds: float,
+        hold: HoldLimits,
     ) -> None:
-        """A request is held for ``hold_seconds`` at most while its model is loaded."""
+        """Requests are held within ``hold`` while their model is loaded."""
         self._views = views
         self._loads = loads
         self._agents = agents
         self._breakers = breakers
         self._watchdog = watchdog
         self._metrics = metrics
-        self._hold_seconds = hold_seconds
+        self._room = HoldingRoom(hold, metrics)
         self._budget = RetryBudget()
 
     async def generate(self, start: GenerateStart) -> AsyncGenerator[GenerateEvent]:
@@ -80,7 +85,7 @@ class Dispatcher:
         course = Course(model, Tries(self._budget))
         sequence = start.resume.next_sequence
         while True:
-            async with aclosing(self._held_until_served(course)) as held:
+            async with aclosing(self._held_until_served(course, transcript)) as held:
                 async for progress in held:
                     yield GenerateEvent(sequence=sequence, progress=progress)
                     sequence += 1
@@ -97,6 +102,8 @@ class Dispatcher:
                         if is_first:
                             self._breakers.succeeded(node)
                             is_first, course.digest = False, course.digest or plan.digest
+                        if event.HasField("started"):
+                            self._explain(event.started, node, course)
                         event.sequence = sequence
                         sequence += 1
                         yield event
@@ -109,6 +116,12 @@ class Dispatcher:
                 if transcript.is_over:  # all was said before it broke
                     return
                 await self._after_fault(fault, node, transcript, course)
+
+    def _explain(self, started: GenerateStarted, node: str, course: Course) -> None:
+        started.node = node
+        if course.held_seconds:
+            started.cold_start.CopyFrom(self._loads.cold_start(course.model))
+            started.cold_start.held_seconds = course.held_seconds
 
     async def _after_refusal(
         self, refusal: LiteLLMError, node: str, view: ClusterView, course: Course
@@ -150,37 +163,51 @@ class Dispatcher:
         if not course.has_other(self._views.value):
             await asyncio.sleep(pause)
 
-    async def _held_until_served(self, course: Course) -> AsyncGenerator[LoadProgress]:
+    async def _held_until_served(
+        self, course: Course, transcript: Transcript
+    ) -> AsyncGenerator[LoadProgress]:
         """Progress of the load until some agent serves the model; nothing if one does already."""
-        deadline = asyncio.get_running_loop().time() + self._hold_seconds
+        if isinstance(course.plan(self._views.value), Serve):
+            return
+        since = monotonic()
+        deadline = asyncio.get_running_loop().time() + self._room.limits.seconds
+        model = course.model
         try:
-            while not isinstance(course.plan(self._views.value), Serve):
-                async with aclosing(self._held(course.model, deadline)) as held:
-                    async for progress in held:
-                        yield progress
+            with self._room.place(
+                model,
+                transcript.tenant,
+                transcript.num_bytes,
+                has_begun=transcript.has_begun,
+                remaining_seconds=self._loads.remaining_seconds(model),
+            ):
+                while not isinstance(course.plan(self._views.value), Serve):
+                    async with aclosing(self._loads.progress(model)) as steps:
+                        while (progress := await self._next(steps, deadline, model)) is not None:
+                            yield progress
         except LiteLLMError as error:
             raise (course.fault or error) from error
-
-    async def _held(self, model: ModelRef, deadline: float) -> AsyncGenerator[LoadProgress]:
-        since = monotonic()
-        gauge = self._metrics[names.HELD_REQUESTS].labels(model=str(model))
-        gauge.inc()
-        try:
-            async with aclosing(self._loads.progress(model)) as steps:
-                while True:
-                    async with asyncio.timeout_at(deadline):
-                        progress = await anext(steps, None)
-                    if progress is None:
-                        return
-                    yield progress
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"{model} was not loaded within {self._hold_seconds:g} s",
-                where=str(model),
-                remedy="try again: the load goes on",
-                retry_after=RETRY_SECONDS,
-            ) from None
         finally:
-            gauge.dec()
+            course.held_seconds += monotonic() - since
             waited = self._metrics[names.HELD_WAIT_SECONDS].labels(model=str(model))
             waited.observe(monotonic() - since)
+
+    async def _next(
+        self, steps: AsyncIterator[LoadProgress], deadline: float, model: ModelRef
+    ) -> LoadProgress | None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await anext(steps, None)
+        except TimeoutError:
+            self._rejected("time")
+            raise DeadlineExceeded(
+                f"{model} was not loaded within {self._room.limits.seconds:g} s",
+                where=str(model),
+                remedy="try again: the load goes on",
+                retry_after=max(self._loads.remaining_seconds(model), RETRY_SECONDS),
+            ) from None
+        except LiteLLMError:
+            self._rejected("load_failed")
+            raise
+
+    def _rejected(self, reason: str) -> None:
+        self._metrics[names.HELD_REJECTED_TOTAL].labels(reason=reason).inc()

@@ -33,6 +33,9 @@ class Transcript:
         self._finished = [each.finished for each in known]
         self._rates_prompt = start.sampling.HasField("prompt_logprobs")
         self._is_open = resume.next_sequence > (1 if self._rates_prompt else 0)
+        self.tenant = start.tenant
+        self.num_bytes = start.ByteSize()
+        """Of the request."""
         self.next_sequence = resume.next_sequence
         """Of the agent's next event; progress of loads is not counted."""
 

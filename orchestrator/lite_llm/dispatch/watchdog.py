@@ -11,8 +11,9 @@ from time import monotonic
 import grpc
 import grpc.aio
 
+from lite_llm.contracts import LiteLLMError
 from lite_llm.contracts.errors import AgentLost
-from lite_llm.dispatch.agents import Agents
+from lite_llm.dispatch.agents import Agents, failure_of
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.agent_pb2 import AgentStatusRequest
@@ -30,10 +31,10 @@ _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 class Patience:
     """With one stream."""
 
-    def __init__(self, call: Cancellable) -> None:
-        self.lost: AgentLost | None = None
-        """Why the stream was ended, if it was."""
+    def __init__(self, node: str, call: Cancellable) -> None:
+        self._node = node
         self._call = call
+        self._lost: AgentLost | None = None
         self._since: float | None = monotonic()
         self._has_tokens = False
 
@@ -48,7 +49,7 @@ class Patience:
 
     def silence(self, now: float) -> float:
         """Seconds that an event has been waited for; 0 for a stream that was given up."""
-        if self._since is None or self.lost is not None:
+        if self._since is None or self._lost is not None:
             return 0.0
         return now - self._since
 
@@ -56,10 +57,20 @@ class Patience:
         """Whether it was waited too long."""
         return self.silence(now) > stall_seconds * (1 if self._has_tokens else PREFILL)
 
-    def end(self, reason: str, node: str) -> None:
+    def end(self, reason: str) -> None:
         """Give the stream up."""
-        self.lost = AgentLost(reason, where=node, remedy="try again")
+        self._lost = AgentLost(reason, where=self._node, remedy="try again")
         self._call.cancel()
+
+    def told(self, failure: grpc.aio.AioRpcError | asyncio.CancelledError) -> LiteLLMError:
+        """What the end of the call means; a cancellation of the reader itself is raised."""
+        # A call that the watchdog cancelled ends in either, as grpc's timing has it.
+        task = asyncio.current_task()
+        if self._lost is not None and not (task and task.cancelling()):
+            return self._lost
+        if isinstance(failure, asyncio.CancelledError):
+            raise failure
+        return failure_of(failure, self._node)
 
 
 class Watchdog:
@@ -84,7 +95,7 @@ class Watchdog:
     @contextmanager
     def over(self, node: str, call: Cancellable) -> Iterator[Patience]:
         """Ends ``call`` when its agent is lost without a word."""
-        patience = Patience(call)
+        patience = Patience(node, call)
         self._streams[node].add(patience)
         self._is_needed.set()
         try:
@@ -116,7 +127,7 @@ class Watchdog:
         silent = False
         for patience in list(streams):
             if patience.is_stalled(now, self._stall_seconds):
-                patience.end(f"the agent said nothing for {patience.silence(now):.0f} s", node)
+                patience.end(f"the agent said nothing for {patience.silence(now):.0f} s")
                 self._breakers.failed(node, "a stream stalled")
             silent |= patience.silence(now) > SILENCE_SECONDS
         if silent and node not in self._probes:
@@ -142,7 +153,7 @@ class Watchdog:
         now = monotonic()
         for patience in list(self._streams.get(node, ())):
             if patience.silence(now) > SILENCE_SECONDS:
-                patience.end(reason, node)
+                patience.end(reason)
         self._breakers.severed(node, reason)
 
 

@@ -59,6 +59,8 @@ async def streamed(
 
     try:
         first = await _first(request, response, events)
+        if not response.prepared:
+            response.headers["X-Lite-Llm-Agent"] = first[1].started.node
         await response.prepare(request)  # what fails before this has a status of its own
         await send(*first)
         async for prompt, event in events:

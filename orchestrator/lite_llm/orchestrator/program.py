@@ -15,6 +15,7 @@ from lite_llm.metastore import Store
 from lite_llm.orchestrator.settings import OrchestratorSettings
 from lite_llm.placement import Binder, watching
 from lite_llm.proto.v1.orchestrator_pb2_grpc import add_OrchestratorServicer_to_server
+from lite_llm.registry import ingesting
 from lite_llm.telemetry import Metrics, Program, names
 from lite_llm.wire import serving
 
@@ -36,24 +37,26 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
         metrics = Metrics(names.exported_by(Program.ORCHESTRATOR))
         views = await house.enter_async_context(watching(store))
         agents = await house.enter_async_context(connecting(views, tls=settings.agent_tls))
-        binder = Binder(
-            store, f"orchestrator-{uuid.uuid4().hex[:12]}", claim_seconds=settings.claim_seconds
-        )
-        loads = await house.enter_async_context(
-            loading(views, binder, agents, no_agent_seconds=settings.no_agent_seconds)
-        )
         breakers = house.enter_context(breaking(views))
         watchdog = await house.enter_async_context(
             guarding(views, agents, breakers, stall_seconds=settings.stall_seconds)
         )
+        name = f"orchestrator-{uuid.uuid4().hex[:12]}"
+        if settings.registry is not None:
+            await house.enter_async_context(ingesting(store, settings.registry, name))
+        loads = await house.enter_async_context(
+            loading(
+                views,
+                Binder(store, name, claim_seconds=settings.claim_seconds),
+                agents,
+                breakers,
+                watchdog,
+                metrics=metrics,
+                no_agent_seconds=settings.no_agent_seconds,
+            )
+        )
         dispatcher = Dispatcher(
-            views,
-            loads,
-            agents,
-            breakers,
-            watchdog,
-            metrics=metrics,
-            hold_seconds=settings.hold_seconds,
+            views, loads, agents, breakers, watchdog, metrics=metrics, hold=settings.hold
         )
         service = OrchestratorService(dispatcher, loads, views, metrics)
         endpoint = await house.enter_async_context(

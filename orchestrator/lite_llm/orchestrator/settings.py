@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lite_llm.contracts.errors import InvalidSettings
+from lite_llm.dispatch import HoldLimits
+from lite_llm.registry import RegistrySettings
 from lite_llm.wire import TlsFiles
 
 
@@ -23,8 +25,8 @@ class OrchestratorSettings:
     """Mutual TLS towards agents; None is plain text."""
     max_body_bytes: int = 16 << 20
     """Of one HTTP request. A million tokens of context, as ids in JSON, are 8 MB."""
-    hold_seconds: float = 600.0
-    """A request waits at most this long for its model to load. OpenAI's client waits 600 s."""
+    hold: HoldLimits = field(default_factory=HoldLimits)
+    """Of requests that wait for their model to load."""
     no_agent_seconds: float = 10.0
     """For an agent that could load a model, when there is none: a restart takes a few seconds."""
     stall_seconds: float = 30.0
@@ -32,6 +34,8 @@ class OrchestratorSettings:
     first token, after ten times as long: prompts take their time."""
     claim_seconds: float = 10.0
     """A load claimed by an orchestrator that died is free for others after this long."""
+    registry: RegistrySettings | None = None
+    """Where models from elsewhere are brought in; None: agents load from their own sources."""
     grace_seconds: float = 5.0
     """Given to running requests when the orchestrator stops."""
 
@@ -41,13 +45,15 @@ class OrchestratorSettings:
                 raise self._wrong(name, "write host:port")
         for name in (
             "max_body_bytes",
-            "hold_seconds",
             "no_agent_seconds",
             "stall_seconds",
             "claim_seconds",
         ):
             if getattr(self, name) <= 0:
                 raise self._wrong(name, "make it positive")
+        for name in ("requests", "tenant_requests", "num_bytes", "seconds"):
+            if getattr(self.hold, name) <= 0:
+                raise self._wrong("hold", f"make its {name} positive")
         if self.grace_seconds < 0:
             raise self._wrong("grace_seconds", "make it 0 or more")
 

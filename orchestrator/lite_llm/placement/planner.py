@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import ModelNotFound, VersionMismatch
+from lite_llm.placement.sources import is_under_way, source_to_load
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
-from lite_llm.proto.v1.model_pb2 import ModelSpec
+from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 from lite_llm.wire.values import state_from_proto
 
 
@@ -28,6 +29,7 @@ class Load:
 
     agent: AgentStatus
     spec: ModelSpec
+    """With the source that the agent is to load from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,12 @@ def plan_for(
         return min(alike, key=lambda serve: _order(serve.agent, shunned))
     if claims := view.assignments.get(model):
         return Wait(f"{min(claims)} is loading {model}", loading=True)
+    ingestion = view.ingestions.get(model)
+    if ingestion is not None and is_under_way(spec, ingestion):
+        return Wait(ingestion.reason, loading=True)
     if able := [agent for agent in view.agents.values() if _is_able(agent, view)]:
-        return Load(_emptiest(able, view), spec)
+        agent = _emptiest(able, view, shunned)
+        return Load(agent, _with_source(spec, source_to_load(spec, ingestion)))
     return Wait("no agent is healthy and takes new models", loading=False)
 
 
@@ -92,12 +98,23 @@ def _order(agent: AgentStatus, shunned: Collection[str]) -> tuple[bool, int, str
     return agent.node in shunned, _requests(agent), agent.node
 
 
-def _emptiest(agents: Iterable[AgentStatus], view: ClusterView) -> AgentStatus:
+def _with_source(spec: ModelSpec, source: ModelSource) -> ModelSpec:
+    if source is spec.source or source == spec.source:
+        return spec
+    moved = ModelSpec()
+    moved.CopyFrom(spec)
+    moved.source.CopyFrom(source)
+    return moved
+
+
+def _emptiest(
+    agents: Iterable[AgentStatus], view: ClusterView, shunned: Collection[str]
+) -> AgentStatus:
     models: dict[str, int] = {}
     for held in (*view.residencies.values(), *view.assignments.values()):
         for node in held:
             models[node] = models.get(node, 0) + 1
-    return min(agents, key=lambda agent: (models.get(agent.node, 0), _requests(agent), agent.node))
+    return min(agents, key=lambda agent: (models.get(agent.node, 0), *_order(agent, shunned)))
 
 
 def _requests(agent: AgentStatus) -> int:

@@ -14,6 +14,7 @@ from lite_llm.contracts.errors import Corrupt, InvalidName
 from lite_llm.contracts.keyspace import (
     AgentKey,
     AssignmentKey,
+    IngestionKey,
     Key,
     ModelKey,
     ResidencyKey,
@@ -21,7 +22,7 @@ from lite_llm.contracts.keyspace import (
 )
 from lite_llm.metastore import Deleted, Entry, Event, Snapshot, Written
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
-from lite_llm.proto.v1.model_pb2 import ModelSpec
+from lite_llm.proto.v1.model_pb2 import Ingestion, ModelSpec
 from lite_llm.wire import loads, ref_to_proto
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,8 @@ class ClusterView:
     residencies: Mapping[ModelRef, ByNode[Residency]] = field(default_factory=dict)
     assignments: Mapping[ModelRef, ByNode[Assignment]] = field(default_factory=dict)
     """Loads that an orchestrator has claimed."""
+    ingestions: Mapping[ModelRef, Ingestion] = field(default_factory=dict)
+    """What became of models' sources, where an orchestrator brings them in."""
     avoided: frozenset[str] = frozenset()
     """Nodes of agents that this orchestrator can't talk to for now; no business of the store's."""
 
@@ -74,6 +77,7 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
     agents: dict[str, AgentStatus] = {}
     residencies: dict[ModelRef, dict[str, Residency]] = {}
     assignments: dict[ModelRef, dict[str, Assignment]] = {}
+    ingestions: dict[ModelRef, Ingestion] = {}
     for entry in entries:
         key = _key_of(entry.key)
         match key, _value_of(key, entry):
@@ -85,7 +89,9 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
                 residencies.setdefault(model, {})[node] = residency
             case AssignmentKey(model, node), Assignment() as assignment:
                 assignments.setdefault(model, {})[node] = assignment
-    return ClusterView(revision, models, agents, residencies, assignments)
+            case IngestionKey(model), Ingestion() as ingestion:
+                ingestions[model] = ingestion
+    return ClusterView(revision, models, agents, residencies, assignments, ingestions)
 
 
 def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterView:
@@ -98,6 +104,8 @@ def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterV
             return replace(view, residencies=_set_in(view.residencies, model, node, value))
         case AssignmentKey(model, node), Assignment() | None:
             return replace(view, assignments=_set_in(view.assignments, model, node, value))
+        case IngestionKey(model), Ingestion() | None:
+            return replace(view, ingestions=_set(view.ingestions, model, value))
     return view
 
 
@@ -143,6 +151,9 @@ def _value_of(key: Key | None, entry: Entry) -> Message | None:
                 claim = loads(entry.value, Assignment, where=entry.key)
                 named = claim.node == node and claim.model == ref_to_proto(model)
                 return _about(claim, named, entry.key)
+            case IngestionKey(model):
+                ingestion = loads(entry.value, Ingestion, where=entry.key)
+                return _about(ingestion, ingestion.model == ref_to_proto(model), entry.key)
     except Corrupt as error:
         log.warning("malformed value ignored", key=entry.key, error=error.message)
     return None

@@ -11,14 +11,15 @@ import openai
 import pytest
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import NoAgent, StoreUnavailable, WorkerCrashed
-from lite_llm.contracts.keyspace import AssignmentKey, ModelKey, key_of
-from lite_llm.dispatch import generation
+from lite_llm.contracts.errors import Corrupt, NoAgent, OutOfMemory, StoreUnavailable, WorkerCrashed
+from lite_llm.contracts.keyspace import AssignmentKey, IngestionKey, ModelKey, key_of
+from lite_llm.dispatch import HoldLimits, generation, setbacks
 from lite_llm.metastore import Store
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import Assignment
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart
+from lite_llm.proto.v1.model_pb2 import Ingestion, ModelSource, ModelSpec
 from lite_llm.testing.stub_agent import StubAgent, saying, stub_agent
 from lite_llm.wire import dumps, ref_to_proto
 
@@ -77,19 +78,80 @@ async def test_a_claim_whose_claimant_is_gone_is_taken_over(
 
 
 @pytest.mark.usefixtures("model")
-async def test_all_who_wait_hear_why_a_load_failed_and_the_next_tries_again(
-    http: aiohttp.ClientSession, agent: StubAgent
+async def test_all_who_wait_hear_why_a_load_failed_and_later_it_is_tried_again(
+    http: aiohttp.ClientSession, agent: StubAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(setbacks, "FIRST_SECONDS", 1.5)
     agent.may_load.clear()
     agent.load_error = WorkerCrashed("the worker crashed")
     herd = [asyncio.create_task(ask(http)) for _ in range(5)]
     await agent.loading.wait()
     agent.may_load.set()
     assert await asyncio.gather(*herd) == [503] * 5
+    async with http.post("/v1/completions", json=BODY) as response:
+        assert response.status == 503
+        assert response.headers["Retry-After"] in ("1", "2")
+        assert (await response.json())["error"]["code"] == "worker_crashed"
+    assert len(agent.loads) == 1, "a broken model is not loaded again for each request"
+    agent.load_error = None
+    async with asyncio.timeout(20):
+        while await ask(http) != 200:  # noqa: ASYNC110 - as a client does it
+            await asyncio.sleep(0.1)
+    assert len(agent.loads) == 2
+
+
+async def test_another_spec_of_a_broken_model_is_tried_at_once(
+    http: aiohttp.ClientSession, agent: StubAgent, store: Store, model: ModelRef
+) -> None:
+    agent.load_error = Corrupt("the checkpoint is broken")
+    assert await ask(http) == 500
+    assert await ask(http) == 500
     assert len(agent.loads) == 1
     agent.load_error = None
+    spec = ModelSpec(ref=ref_to_proto(model), source=ModelSource(uri="file:///b"), generation=2)
+    await store.put(key_of(ModelKey(model)), dumps(spec))
     assert await ask(http) == 200
-    assert len(agent.loads) == 2
+
+
+@pytest.mark.usefixtures("model")
+async def test_what_one_agent_can_not_load_another_does(
+    http: aiohttp.ClientSession, agent: StubAgent, store: Store
+) -> None:
+    async with stub_agent(store, "a") as small:
+        small.load_error = OutOfMemory("too little memory")
+        assert await ask(http) == 200
+        assert (len(small.loads), len(agent.loads)) == (1, 1)
+
+
+@pytest.mark.usefixtures("model")
+async def test_an_agent_that_dies_while_it_loads_is_replaced(
+    http: aiohttp.ClientSession, agent: StubAgent, store: Store
+) -> None:
+    async with stub_agent(store, "a") as mortal:
+        mortal.may_load.clear()
+        asking = asyncio.create_task(ask(http))
+        await mortal.loading.wait()
+        await mortal.die()
+        assert await asyncio.wait_for(asking, 20) == 200
+        assert len(agent.loads) == 1
+
+
+async def test_a_model_that_is_brought_in_is_waited_for_and_loaded_from_there(
+    http: aiohttp.ClientSession, agent: StubAgent, store: Store, model: ModelRef
+) -> None:
+    source = ModelSource(uri="file:///models/tiny")
+    ingestion = Ingestion(model=ref_to_proto(model), source=source, reason="fetching")
+    ingestion.state = model_pb2.INGESTION_STATE_FETCHING
+    await store.put(key_of(IngestionKey(model)), dumps(ingestion))
+    asking = asyncio.create_task(ask(http))
+    await asyncio.sleep(0.5)
+    assert not asking.done()
+    assert agent.loads == []
+    ingestion.state = model_pb2.INGESTION_STATE_DONE
+    ingestion.locations.append("s3://store/tiny")
+    await store.put(key_of(IngestionKey(model)), dumps(ingestion))
+    assert await asking == 200
+    assert agent.loads[0].spec.source.uri == "s3://store/tiny"
 
 
 @pytest.mark.usefixtures("model")
@@ -121,7 +183,7 @@ async def test_holding_has_an_end(
     settings: OrchestratorSettings, store: Store, agent: StubAgent
 ) -> None:
     agent.may_load.clear()
-    impatient = replace(settings, hold_seconds=0.2)
+    impatient = replace(settings, hold=HoldLimits(seconds=0.2))
     async with (
         running(impatient, store) as door,
         openai.AsyncOpenAI(
