@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
+from lite_llm.agent.changes import Changes
+from lite_llm.agent.declared import Declared
+from lite_llm.agent.exposition import Exposition
+from lite_llm.agent.house import cache_bytes, cache_directory, opened
+from lite_llm.agent.http_port import http_serving, make_app
 from lite_llm.agent.models import hosting
+from lite_llm.agent.node import inspected
+from lite_llm.agent.peers import Peers
 from lite_llm.agent.registration import Registration, registered
+from lite_llm.agent.reports import Reporter
 from lite_llm.agent.service import AgentService
 from lite_llm.agent.settings import AgentSettings
+from lite_llm.agent.state_directory import claimed
 from lite_llm.metastore import Store
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
+from lite_llm.telemetry import Metrics, Program, names
 from lite_llm.wire import serving
 
 SERVICE = DESCRIPTOR.services_by_name["Agent"].full_name
@@ -29,6 +40,8 @@ class RunningAgent:
     node: str
     grpc_address: str
     """``host:port`` that others reach it at."""
+    http_address: str = ""
+    """The same of health and metrics."""
 
 
 @asynccontextmanager
@@ -38,17 +51,40 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
     At the end it first leaves the store, so that nobody sends more; then running requests get
     ``stop_seconds``; then the workers stop.
     """
-    async with AsyncExitStack() as house:
-        models = await house.enter_async_context(hosting(settings))
-        service = AgentService(settings, models)  # type: ignore[abstract]  # rest: UNIMPLEMENTED
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(claimed(settings.state_directory))
+        changes, metrics = Changes(), Metrics(names.exported_by(Program.AGENT))
+        declared, peers = Declared(store), Peers(store, settings)
+        house, disks = await stack.enter_async_context(
+            opened(settings, directory, changes, metrics, declared, peers.sharing)
+        )
+        node = await asyncio.to_thread(
+            inspected, cache_directory(settings), directory.root / "speeds.json"
+        )
+        models = await stack.enter_async_context(hosting(house, changes))
+        reporter = Reporter(
+            settings,
+            node,
+            models,
+            memory=house.memory,
+            warmth=house.warmth,
+            disks=disks,
+            cache_bytes=cache_bytes(settings),
+        )
+        exposition = Exposition(metrics, models)
+        service = AgentService(models, house.checkpoints, declared, reporter, exposition)
         services = {SERVICE: lambda server: add_AgentServicer_to_server(service, server)}
-        endpoint = await house.enter_async_context(
+        endpoint = await stack.enter_async_context(
             serving(settings.listen, services, tls=settings.tls)
         )
-        house.push_async_callback(service.close)
+        stack.push_async_callback(service.close, settings.stop_seconds)
+        reporter.grpc_address = settings.address(endpoint.port)
+        app = make_app(reporter, exposition)
+        port = await stack.enter_async_context(http_serving(settings.listen_http, app))
+        reporter.http_address = settings.http_address(port)
         await service.open(endpoint)
-        registration = Registration(store, settings, service, models.changes)
-        await house.enter_async_context(registered(registration))
-        log.info("agent up", node=settings.node, address=service.grpc_address)
-        yield RunningAgent(settings.node, service.grpc_address)
+        registration = Registration(store, settings, reporter, changes)
+        await stack.enter_async_context(registered(registration))
+        log.info("agent up", node=settings.node, address=reporter.grpc_address)
+        yield RunningAgent(settings.node, reporter.grpc_address, reporter.http_address)
         log.info("agent stopping", node=settings.node)

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from lite_llm.agent.changes import Changes
+from lite_llm.agent.reports import Reporter
 from lite_llm.agent.residency import without_counts
-from lite_llm.agent.service import AgentService
 from lite_llm.agent.settings import AgentSettings
 from lite_llm.contracts.errors import Conflict, Corrupt, LeaseLost, LiteLLMError
 from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
@@ -25,14 +25,14 @@ log = structlog.get_logger(__name__)
 
 
 class Registration:
-    """Writes what :meth:`AgentService.report` says: every heartbeat, and soon after a change."""
+    """Writes what :meth:`Reporter.report` says: every heartbeat, and soon after a change."""
 
     def __init__(
-        self, store: Store, settings: AgentSettings, service: AgentService, changes: Changes
+        self, store: Store, settings: AgentSettings, reporter: Reporter, changes: Changes
     ) -> None:
         self._store = store
         self._settings = settings
-        self._service = service
+        self._reporter = reporter
         self._changes = changes
 
     async def run(self) -> None:
@@ -55,9 +55,9 @@ class Registration:
         key = key_of(AgentKey(self._settings.node))
         found = await self._store.get(key)
         free = AtRevision(key, found.mod_revision) if found else Absent(key)
-        if found is None or incarnation_of(found) == self._service.report().status.incarnation:
+        if found is None or incarnation_of(found) == self._reporter.report().status.incarnation:
             self._note("")  # this very write ends what was wrong, so it must not tell of it
-            claim = [Put(key, dumps(self._service.report().status), lease)]
+            claim = [Put(key, dumps(self._reporter.report().status), lease)]
             if (await self._store.transact(when=[free], then=claim)).succeeded:
                 return
         raise Conflict(
@@ -73,7 +73,7 @@ class Registration:
             seen = self._changes.version
             due = loop.time() >= next_beat
             if due:
-                self._service.heartbeat += 1
+                self._reporter.heartbeat += 1
                 next_beat = loop.time() + self._settings.heartbeat_seconds
             try:
                 await self._write(lease, told, everything=due)
@@ -91,7 +91,7 @@ class Registration:
         self, lease: Lease, told: dict[str, agent_pb2.Residency], *, everything: bool
     ) -> None:
         """Residencies first, so that an agent that is seen is seen with what it holds."""
-        report = self._service.report()
+        report = self._reporter.report()
         current = {
             key_of(ResidencyKey(ref_from_proto(residency.model), residency.node)): residency
             for residency in report.residencies
@@ -123,8 +123,8 @@ class Registration:
                 wait.cancel()
 
     def _note(self, trouble: str) -> None:
-        if trouble != self._service.trouble:
-            self._service.trouble = trouble
+        if trouble != self._reporter.trouble:
+            self._reporter.trouble = trouble
             (log.warning if trouble else log.info)("registration", reason=trouble or "well")
             self._changes.notify()
 

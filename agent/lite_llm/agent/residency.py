@@ -20,8 +20,8 @@ class Holding:
     state: ModelState
     reason: str
     """In words for people."""
-    loaded: bool
-    """A worker has the weights."""
+    medium: Medium = Medium.OBJECT_STORE
+    """The nearest that has all of it; without a GPU a worker's memory is the hot tier."""
     weight_bytes: int = 0
     running: int = 0
     """Requests."""
@@ -30,20 +30,22 @@ class Holding:
     generation: int = 0
     """Of the spec that was loaded."""
     context_tokens: int = 0
+    kv_hit_rate: float = 0.0
+    """Share of prompts' tokens found computed lately, 0 to 1."""
+    digest: str = ""
+    """Of a checkpoint from a store."""
 
-
-def nearest_medium(holding: Holding) -> Medium:
-    """Without a GPU the worker's memory is the hot tier."""
-    if holding.loaded and holding.state.runs_requests:
-        return Medium.GPU
-    return Medium.DRAM if holding.loaded else Medium.NVME
+    @property
+    def loaded(self) -> bool:
+        """It takes memory."""
+        return self.medium <= Medium.DRAM
 
 
 def residency_of(holding: Holding, node: str) -> agent_pb2.Residency:
     """The message for the metadata store and for whoever asks."""
-    medium = medium_to_proto(nearest_medium(holding))
+    medium = medium_to_proto(holding.medium)
     tiers = []
-    if holding.loaded:
+    if holding.medium < Medium.OBJECT_STORE:
         tiers = [agent_pb2.TierResidency(tier=DENSE, medium=medium, bytes=holding.weight_bytes)]
     return agent_pb2.Residency(
         model=ref_to_proto(holding.ref),
@@ -56,6 +58,8 @@ def residency_of(holding: Holding, node: str) -> agent_pb2.Residency:
         reason=holding.reason,
         observed_generation=holding.generation,
         context_tokens=holding.context_tokens,
+        kv_hit_rate=holding.kv_hit_rate,
+        checkpoint_digest=holding.digest,
     )
 
 
@@ -68,15 +72,19 @@ def without_counts(residency: agent_pb2.Residency) -> agent_pb2.Residency:
     return told
 
 
-def words_for(progress: generate_pb2.LoadProgress) -> str:
-    """One sentence about a load."""
+def words_for(progress: generate_pb2.LoadProgress, source: str = "disk") -> str:
+    """One sentence about a load; ``source`` is where bytes are fetched from: "s3"."""
+    done, total = format_size(progress.done_bytes), format_size(progress.total_bytes)
+    left = progress.remaining_seconds
+    estimate = f", {left:.0f} s left" if left >= 0 else ""
     match progress.phase:
         case generate_pb2.LOAD_PHASE_QUEUE:
-            return "cold: starting a worker process"
+            return "cold: queued"
+        case generate_pb2.LOAD_PHASE_SCHEDULE:
+            return f"cold: asking {source} what there is"
+        case generate_pb2.LOAD_PHASE_FETCH:
+            return f"cold: fetching {done} of {total} from {source}{estimate}"
         case generate_pb2.LOAD_PHASE_READ:
-            done, total = format_size(progress.done_bytes), format_size(progress.total_bytes)
-            left = progress.remaining_seconds
-            estimate = f", {left:.0f} s left" if left >= 0 else ""
             return f"cold: reading {done} of {total} from disk{estimate}"
         case _:
             return "warm: preparing the engine"

@@ -2,95 +2,94 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from lite_llm.agent import node
+from lite_llm.agent.checkpoints import Checkpoints
+from lite_llm.agent.declared import Declared
+from lite_llm.agent.exposition import Exposition
+from lite_llm.agent.hosted import Goal, HostedModel
 from lite_llm.agent.models import Models
-from lite_llm.agent.residency import residency_of
-from lite_llm.agent.settings import AgentSettings
-from lite_llm.contracts.errors import InvalidRequest, NoAgent, Unsupported
+from lite_llm.agent.reports import Reporter
+from lite_llm.contracts import ModelState
+from lite_llm.contracts.errors import InvalidRequest, NoAgent
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
 from lite_llm.wire import Endpoint, ref_from_proto
+from lite_llm.wire.values import medium_from_proto
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import _ServicerContext
 
-_READY_TO_SERVE = (model_pb2.MEDIUM_UNSPECIFIED, model_pb2.MEDIUM_GPU)
+PIECE_BYTES = 1 << 20
+"""Of a file, in a message to a peer."""
+MOST_BYTES = 64 << 20  # of a file, in one call
 
 
 class AgentService(AgentServicer):
-    """What the protocol names and this class does not have is answered UNIMPLEMENTED."""
+    """Every method of the protocol."""
 
-    def __init__(self, settings: AgentSettings, models: Models) -> None:
-        self.trouble = ""
-        """In words; empty while all is well."""
-        self.heartbeat = 0
-        self._settings = settings
+    def __init__(
+        self,
+        models: Models,
+        checkpoints: Checkpoints,
+        declared: Declared,
+        reporter: Reporter,
+        exposition: Exposition,
+    ) -> None:
         self._models = models
-        self._incarnation = uuid.uuid4().hex
-        self._started_at = int(time.time())
-        self._version = version("lite-llm")
+        self._checkpoints = checkpoints
+        self._declared = declared
+        self._reporter = reporter
+        self._exposition = exposition
         self._endpoint: Endpoint | None = None
         self._stopping = False
-
-    @property
-    def grpc_address(self) -> str:
-        """``host:port`` that others reach it at; empty until it listens."""
-        return self._settings.address(self._endpoint.port) if self._endpoint else ""
 
     async def open(self, endpoint: Endpoint) -> None:
         """Say on ``endpoint``, where this is served, that it serves."""
         self._endpoint = endpoint
         await endpoint.set_serving(True)
 
-    async def close(self) -> None:
-        """Finish what runs within ``stop_seconds``, stop the workers, end everybody's watch."""
-        await self._drain(self._settings.stop_seconds)
+    async def close(self, grace_seconds: float) -> None:
+        """Finish what runs within the grace, stop the workers, end everybody's watch."""
+        await self._drain(grace_seconds)
         await self._models.close()
         self._stopping = True
         self._models.changes.notify()
-
-    def report(self) -> agent_pb2.AgentReport:
-        """Everything about the node and its models, as of now."""
-        settings, holdings = self._settings, self._models.holdings
-        status = agent_pb2.AgentStatus(
-            node=settings.node,
-            grpc_address=self.grpc_address,
-            version=self._version,
-            incarnation=self._incarnation,
-            started_at=self._started_at,
-            devices=node.devices(),
-            media=node.media(
-                weight_bytes=sum(held.weight_bytes for held in holdings if held.loaded)
-            ),
-            zone=settings.zone,
-            price_class=settings.price_class,
-            labels=settings.labels,
-            running_requests=sum(held.running for held in holdings),
-            waiting_requests=sum(held.waiting for held in holdings),
-            draining=self._models.draining,
-            health=agent_pb2.Health(healthy=not self.trouble, reason=self.trouble),
-            heartbeat=self.heartbeat,
-        )
-        residencies = [residency_of(held, settings.node) for held in holdings]
-        return agent_pb2.AgentReport(status=status, residencies=residencies)
 
     async def Load(
         self, request: agent_pb2.LoadRequest, context: _ServicerContext
     ) -> AsyncIterator[generate_pb2.LoadProgress]:
         """The load goes on when the caller leaves."""
-        if request.target not in _READY_TO_SERVE:
-            raise Unsupported(
-                "models can only be brought to where they serve",
-                where="target",
-                remedy="leave it out",
-            )
-        async for progress in self._models.load(request.spec).follow_load():
+        goal = _goal_of(request.target)
+        model = self._models.load(request.spec, goal)
+        async for progress in model.follow(lambda: _is_at(model, goal)):
+            yield progress
+
+    async def Sleep(
+        self, request: agent_pb2.SleepRequest, context: _ServicerContext
+    ) -> AsyncIterator[generate_pb2.LoadProgress]:
+        """What runs ends first. A request that comes later wakes the model."""
+        model = self._models.sleep(ref_from_proto(request.model))
+        async for progress in model.follow(lambda: model.state is not ModelState.FROZEN):
+            yield progress
+
+    async def Wake(
+        self, request: agent_pb2.WakeRequest, context: _ServicerContext
+    ) -> AsyncIterator[generate_pb2.LoadProgress]:
+        """As a load of what the agent knows already."""
+        model = self._models.wake(ref_from_proto(request.model))
+        async for progress in model.follow(lambda: _is_at(model, Goal.DEVICE)):
+            yield progress
+
+    async def Prefetch(
+        self, request: agent_pb2.PrefetchRequest, context: _ServicerContext
+    ) -> AsyncIterator[generate_pb2.LoadProgress]:
+        """Of a declared model. All tiers come: weights lie in memory as their files do on disk."""
+        goal = _goal_of(request.target)
+        spec = await self._declared.model(ref_from_proto(request.model))
+        model = self._models.load(spec, goal)
+        async for progress in model.follow(lambda: _is_at(model, goal)):
             yield progress
 
     async def Unload(
@@ -114,6 +113,7 @@ class AgentService(AgentServicer):
         if self._models.draining:
             raise NoAgent("the agent is draining", remedy="choose another agent")
         model = self._models.get(ref_from_proto(first.start.model))
+        await model.wait_ready()
         stream = model.open_stream(first, request_iterator)
 
         def over(_: object) -> None:
@@ -123,14 +123,14 @@ class AgentService(AgentServicer):
         context.add_done_callback(over)  # type: ignore[arg-type]  # the stub's class is no protocol
         async for event in stream.events():
             if event.HasField("started"):
-                event.started.node = self._settings.node
+                event.started.node = self._reporter.node_name
             yield event
 
     async def Status(
         self, request: agent_pb2.AgentStatusRequest, context: _ServicerContext
     ) -> agent_pb2.AgentReport:
         """The same that is written to the metadata store."""
-        return self.report()
+        return self._reporter.report()
 
     async def Watch(
         self, request: agent_pb2.AgentStatusRequest, context: _ServicerContext
@@ -138,7 +138,7 @@ class AgentService(AgentServicer):
         """A slow reader misses reports in between, never the last one."""
         while not self._stopping:
             seen = self._models.changes.version
-            yield self.report()
+            yield self._reporter.report()
             await self._models.changes.beyond(seen)
 
     async def Drain(
@@ -147,7 +147,39 @@ class AgentService(AgentServicer):
         """For good: a drained agent serves again after a restart."""
         return agent_pb2.DrainResponse(handed_over=await self._drain(request.grace_seconds))
 
+    async def FetchChunks(
+        self, request: agent_pb2.FetchChunksRequest, context: _ServicerContext
+    ) -> AsyncIterator[agent_pb2.FileChunk]:
+        """Bytes of a checkpoint that this agent has or gets; what is to come is waited for."""
+        end = request.offset + min(request.length, MOST_BYTES)
+        for offset in range(request.offset, end, PIECE_BYTES):
+            size = min(PIECE_BYTES, end - offset)
+            data = await self._checkpoints.read(
+                request.checkpoint_digest, request.file, offset, size
+            )
+            yield agent_pb2.FileChunk(offset=offset, data=data)
+            if len(data) < size:
+                return
+
+    async def Metrics(
+        self, request: agent_pb2.MetricsRequest, context: _ServicerContext
+    ) -> agent_pb2.MetricsReport:
+        """Of the agent and its workers, as on its HTTP port."""
+        return agent_pb2.MetricsReport(text=await self._exposition.text())
+
     async def _drain(self, grace_seconds: float) -> int:
         if self._endpoint is not None:
             await self._endpoint.set_serving(False)
         return await self._models.drain(grace_seconds)
+
+
+def _goal_of(target: int) -> Goal:
+    if target == model_pb2.MEDIUM_UNSPECIFIED:
+        return Goal.DEVICE
+    return Goal.of(medium_from_proto(target))
+
+
+def _is_at(model: HostedModel, goal: Goal) -> bool:
+    if goal is Goal.DEVICE:
+        return model.state.takes_requests
+    return model.medium <= goal.medium and (goal is Goal.DISK or model.state is not ModelState.INIT)

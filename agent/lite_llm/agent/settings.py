@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lite_llm.agent.restarts import RestartPolicy
 from lite_llm.contracts.errors import InvalidName, InvalidSettings
 from lite_llm.contracts.identity import checked_node
 from lite_llm.wire import TlsFiles
@@ -42,6 +43,34 @@ class AgentSettings:
     zone: str = ""
     price_class: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    listen_http: str = "127.0.0.1:0"
+    """``host:port`` of health and metrics, in plain text: for the node's kubelet and Prometheus."""
+    cache_directory: Path | None = None
+    """Where checkpoints from stores are kept; None: below ``state_directory``."""
+    cache_bytes: int | None = None
+    """What they may take there; None: nine tenths of what is free when the agent starts."""
+    memory_bytes: int | None = None
+    """For all workers together; None: seven tenths of the machine's. A model that has no room waits
+    until others that nobody uses have given way."""
+    warm_bytes: int | None = None
+    """For models that sleep in memory; None: a tenth of the machine's. More than the kernel lets
+    this process lock (RLIMIT_MEMLOCK) lies there unlocked."""
+    kv_bytes: int | None = None
+    """Key-value cache of each worker; None: a worker's own choice, an eighth of the machine at
+    most, which is then counted for each."""
+    worker_bytes: int = 512 << 20
+    """What a worker is counted with beside its weights and its cache: Python, torch, buffers."""
+    spare_workers: int = 1
+    """Processes that are up and hold no model, so that a start does not wait for imports."""
+    settle_seconds: float = 1.0
+    """A model that has just been loaded is not asked to give way before somebody used it, or so
+    long has passed."""
+    patience_seconds: float = 20.0
+    """A model that waited so long for memory gets it from those that are busy, too: they take no
+    more requests and finish what runs."""
+    hang_seconds: float = 120.0
+    """Without an answer or an end of its step, after which a worker is taken for hung."""
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
     worker_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     """CPU threads of each worker. More than cores slows all of them down."""
     heartbeat_seconds: float = 3.0
@@ -57,8 +86,9 @@ class AgentSettings:
             checked_node(self.node)
         except InvalidName as error:
             raise self._wrong("node", self.node, error.remedy) from error
-        if not re.fullmatch(r".+:\d{1,5}", self.listen):
-            raise self._wrong("listen", self.listen, "write host:port")
+        for name in ("listen", "listen_http"):
+            if not re.fullmatch(r".+:\d{1,5}", getattr(self, name)):
+                raise self._wrong(name, getattr(self, name), "write host:port")
         if self.listen.startswith(("0.0.0.0:", "[::]:")) and not self.advertise_host:
             raise self._wrong("listen", self.listen, "say in advertise_host where others find it")
         if self.worker_threads < 1:
@@ -67,9 +97,12 @@ class AgentSettings:
             raise self._wrong(
                 "heartbeat_seconds", self.heartbeat_seconds, "make it shorter than lease_seconds"
             )
-        for name in ("start_seconds", "stop_seconds"):
+        for name in ("start_seconds", "stop_seconds", "hang_seconds", "patience_seconds"):
             if getattr(self, name) <= 0:
                 raise self._wrong(name, getattr(self, name), "make it positive")
+        for name in ("cache_bytes", "memory_bytes", "warm_bytes", "worker_bytes", "spare_workers"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise self._wrong(name, value, "make it positive")
 
     @staticmethod
     def _wrong(name: str, value: object, remedy: str) -> InvalidSettings:
@@ -78,3 +111,7 @@ class AgentSettings:
     def address(self, port: int) -> str:
         """What others connect to, the service having been given ``port``."""
         return f"{self.advertise_host or self.listen.rpartition(':')[0]}:{port}"
+
+    def http_address(self, port: int) -> str:
+        """The same of health and metrics."""
+        return f"{self.advertise_host or self.listen_http.rpartition(':')[0]}:{port}"

@@ -8,22 +8,51 @@ from urllib.parse import unquote, urlsplit
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, Unsupported
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 
+DISTANT = frozenset({"s3", "az", "gs", "http", "https", "hf"})
+_REMEDY = "use file:// and an absolute path, or s3://, az://, gs://, http(s):// or hf://"
+
 
 def check_spec(spec: ModelSpec) -> None:
     """Raise ``Unsupported`` for what would otherwise be ignored silently."""
     asked = {
         "backend": spec.backend if spec.backend != "native" else "",
         "profile": spec.profile,
-        "tier_set": spec.tier_set,
-        "pinned_tiers": ", ".join(spec.pinned_tiers),
         "require_signature": spec.require_signature,
-        "source.revision": spec.source.revision,
+        "source.revision": "" if is_distant(spec.source) else spec.source.revision,
     }
     for field, value in asked.items():
         if value:
             raise Unsupported(
                 f"{field} = {value!r} is not supported", where=field, remedy="leave it out"
             )
+
+
+def is_distant(source: ModelSource) -> bool:
+    """Whether it lies in a store; checked as far as that goes without asking the store."""
+    scheme = scheme_of(source)
+    if scheme not in DISTANT:
+        return False
+    if not urlsplit(source.uri).netloc:
+        raise InvalidRequest(
+            f"{source.uri!r:.200} names no place", where="source.uri", remedy=_REMEDY
+        )
+    if source.revision and scheme != "hf":
+        raise Unsupported(
+            f"sources of scheme {scheme!r} have no revisions",
+            where="source.revision",
+            remedy="leave it out, and name the right directory",
+        )
+    return True
+
+
+def scheme_of(source: ModelSource) -> str:
+    """ "s3", "file", …; empty for a path."""
+    return urlsplit(source.uri).scheme
+
+
+def pinned_uri(source: ModelSource) -> str:
+    """The address with the revision in it, as :func:`lite_llm.tiers.open_source` takes it."""
+    return f"{source.uri}@{source.revision}" if source.revision else source.uri
 
 
 def directory_of(source: ModelSource) -> Path:
@@ -38,13 +67,13 @@ def directory_of(source: ModelSource) -> Path:
         raise Unsupported(
             f"sources of scheme {parts.scheme!r} are not supported",
             where="source.uri",
-            remedy="use file:// and an absolute path, or the path alone",
+            remedy=_REMEDY,
         )
     else:
         raise InvalidRequest(
             f"the source {uri!r:.200} names no directory of this machine",
             where="source.uri",
-            remedy="use file:// and an absolute path, or the path alone",
+            remedy=_REMEDY,
         )
     if not directory.is_dir():
         raise ModelNotFound(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lite_llm.agent.orphans import PID_SUFFIX, reap
 from lite_llm.contracts.errors import InvalidSettings
 
 _SOCKET_LIMIT = 107  # bytes in sockaddr_un on Linux, without the final zero
@@ -28,12 +29,17 @@ class StateDirectory:
 
     @property
     def logs(self) -> Path:
-        """One file a model, appended to."""
+        """Of each model, what its worker says, and what the one before it said."""
         return self.root / "logs"
+
+    @property
+    def specs(self) -> Path:
+        """Of each model that is held: what a later agent brings back if this one dies."""
+        return self.root / "specs"
 
     def make(self) -> None:
         """Again, too: cleaners of temporary files take folders from under long-lived agents."""
-        for path in (self.root, self.sockets, self.logs):
+        for path in (self.root, self.sockets, self.logs, self.specs):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -54,6 +60,8 @@ def claimed(root: Path) -> Iterator[StateDirectory]:
         except BlockingIOError as error:
             raise _unusable(root, "belongs to another agent", "give each agent its own") from error
         for stale in directory.sockets.iterdir():
+            if stale.suffix == PID_SUFFIX:
+                reap(stale)
             stale.unlink()
         yield directory
 

@@ -15,17 +15,19 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import grpc.aio
 import structlog
 
+from lite_llm.agent.orphans import PID_SUFFIX, note
 from lite_llm.agent.settings import AgentSettings
 from lite_llm.agent.state_directory import StateDirectory
-from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import AgentLost, LiteLLMError, WorkerCrashed
+from lite_llm.contracts import LiteLLMError, ModelRef
+from lite_llm.contracts.errors import AgentLost, WorkerCrashed
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
 from lite_llm.wire import error_from, open_channel
 
@@ -36,25 +38,48 @@ MODULE = "lite_llm.engine.worker"  # a name, not an import: this process does wi
 SPIN = {"GOMP_SPINCOUNT": "50000"}
 """How often OpenMP's idle threads look for work before they sleep. By default they do for
 milliseconds, which on cores that workers share makes two threads ten times slower than one."""
+SPARE = "spare-"
 OBITUARY_SECONDS = 5.0  # between a broken connection and the news of its process's end
+LAST_WORDS = 200  # characters of what a worker said at last, in the error about its end
 
 log = structlog.get_logger(__name__)
 _numbers = count()
 
 
+@dataclass(eq=False)
+class _Running:
+    """A process, and what belongs to it."""
+
+    process: Process
+    lifeline: socket.socket
+    socket_path: Path
+    pid_path: Path
+    log_path: Path
+    verdict: str = ""
+    """Why we ended it; empty: it was not us."""
+
+    def crash(self, who: str, how: str) -> WorkerCrashed:
+        words = _last_words(self.log_path)
+        return WorkerCrashed(
+            f"{who} {self.verdict or how}{words}",
+            where=who.rpartition(" ")[2],
+            remedy=f"load the model again; {self.log_path} may tell why",
+        )
+
+
 class Worker:
     """A process that answers."""
 
-    def __init__(self, model: ModelRef, process: Process, stub: AgentAsyncStub, path: Path) -> None:
+    def __init__(self, model: ModelRef, running: _Running, stub: AgentAsyncStub) -> None:
         self.model = model
-        self.pid = process.pid
+        self.pid = running.process.pid
         self.stub = stub
-        self.log_path = path
-        self._process = process
+        self._running = running
 
     async def wait_ended(self) -> WorkerCrashed:
         """Return when the process has ended, with how it did."""
-        return _crashed(self.model, _how(await self._process.wait()), self.log_path)
+        status = await self._running.process.wait()
+        return self._running.crash(f"the worker of {self.model}", _how(status))
 
     async def error_from(self, failure: grpc.aio.AioRpcError) -> LiteLLMError:
         """What a failed call means: the worker's own error, or the end of the worker."""
@@ -65,74 +90,164 @@ class Worker:
             async with asyncio.timeout(OBITUARY_SECONDS):
                 return await self.wait_ended()
         except TimeoutError:
-            return _crashed(self.model, "does not answer", self.log_path)
+            return self._running.crash(f"the worker of {self.model}", "does not answer")
+
+    def kill(self, why: str) -> None:
+        """End it at once; ``why`` becomes the reason of its end: "made no step for 60 s"."""
+        self._running.verdict = why
+        with contextlib.suppress(ProcessLookupError):
+            self._running.process.kill()
 
 
-@asynccontextmanager
-async def open_worker(
-    model: ModelRef, directory: StateDirectory, settings: AgentSettings
-) -> AsyncIterator[Worker]:
-    """A worker for ``model`` that answers; it is gone when the block ends.
+class Workers:
+    """Starts workers, and spare ones ahead of need; use with ``async with``."""
 
-    :class:`WorkerCrashed` if it ends, or stays silent for ``start_seconds``, before it answers.
-    """
-    directory.make()
-    path = directory.sockets / f"{next(_numbers)}.sock"
-    log_path = directory.logs / f"{model.namespace}.{model.name}.log"
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs, log_path.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", MODULE),  # -P: nothing from the current directory
-                *("--socket", str(path), "--threads", str(settings.worker_threads)),
-                *("--lifeline", str(theirs.fileno())),
-                stdin=DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-                env={**SPIN, **os.environ},
-                start_new_session=True,  # ^C in a terminal is for us; we stop our workers
-            )
-        log.info("worker started", model=str(model), pid=process.pid, path=str(log_path))
+    def __init__(self, directory: StateDirectory, settings: AgentSettings) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._spares: list[asyncio.Task[_Running]] = []
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self.prepare()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        spares, self._spares = self._spares, []
+        for spare in spares:
+            spare.cancel()
+        for ended in await asyncio.gather(*spares, return_exceptions=True):
+            if isinstance(ended, _Running):
+                await self._stop(ended)
+
+    def prepare(self) -> None:
+        """Start spares where they are missing. Called when no model waits for the processor."""
+        while len(self._spares) < self._settings.spare_workers and not self._closed:
+            spare = asyncio.create_task(self._start(None), name="spare worker")
+            spare.add_done_callback(self._looked_at)
+            self._spares.append(spare)
+
+    @asynccontextmanager
+    async def open(self, model: ModelRef) -> AsyncIterator[Worker]:
+        """A worker for ``model`` that answers; it is gone when the block ends.
+
+        :class:`WorkerCrashed` if it ends, or stays silent for ``start_seconds``, before it answers.
+        """
+        running = await self._spare(model) or await self._start(model)
         try:
-            await _wait_up(ours, model, process, log_path, settings.start_seconds)
-            async with open_channel(f"unix:{path}") as channel:
-                yield Worker(model, process, AgentStub(channel), log_path)
+            log.info("worker assigned", model=str(model), pid=running.process.pid)
+            async with open_channel(f"unix:{running.socket_path}") as channel:
+                yield Worker(model, running, AgentStub(channel))
         finally:
-            await _stop(process, settings.stop_seconds)
-            path.unlink(missing_ok=True)
-            log.info("worker ended", model=str(model), exit_status=process.returncode)
+            await self._stop(running)
+            log.info("worker ended", model=str(model), exit_status=running.process.returncode)
 
+    async def _spare(self, model: ModelRef) -> _Running | None:
+        """The first that is up, or will be; None if there is none."""
+        while self._spares:
+            spare = min(self._spares, key=lambda task: not task.done())
+            self._spares.remove(spare)
+            try:
+                running = await asyncio.shield(spare)
+            except asyncio.CancelledError:
+                self._spares.append(spare)
+                raise
+            except Exception:  # told when it happened, and the next one may live
+                continue
+            if running.process.returncode is None:
+                running.log_path = running.log_path.replace(self._log_path(model))
+                return running
+            await self._stop(running)
+        return None
 
-async def _wait_up(
-    lifeline: socket.socket, model: ModelRef, process: Process, log_path: Path, seconds: float
-) -> None:
-    lifeline.setblocking(False)
-    try:
-        async with asyncio.timeout(seconds):
-            if not await asyncio.get_running_loop().sock_recv(lifeline, 1):
-                raise _crashed(model, _how(await process.wait()), log_path)
-    except TimeoutError as error:
-        raise _crashed(model, f"did not answer within {seconds:g} s", log_path) from error
+    def _looked_at(self, spare: asyncio.Task[_Running]) -> None:
+        if not spare.cancelled() and (error := spare.exception()):
+            log.warning("spare worker failed", error=str(error))
 
+    async def _start(self, model: ModelRef | None) -> _Running:
+        """One for ``model``, or a spare one."""
+        self._directory.make()
+        number = next(_numbers)
+        path = self._directory.sockets / f"{number}.sock"
+        spare_log = self._directory.logs / f"{SPARE}{number}.log"
+        log_path = self._log_path(model) if model else spare_log
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, log_path.open("wb") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", MODULE),  # -P: nothing from the current directory
+                    *("--socket", str(path), "--threads", str(self._settings.worker_threads)),
+                    *("--lifeline", str(theirs.fileno())),
+                    *_memory_options(self._settings),
+                    stdin=DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                    env={**SPIN, **os.environ},
+                    start_new_session=True,  # ^C in a terminal is for us; we stop our workers
+                )
+        except BaseException:
+            ours.close()
+            raise
+        running = _Running(process, ours, path, path.with_suffix(PID_SUFFIX), log_path)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # it is gone already, as will be told
+                note(running.pid_path, process.pid)
+            log.info("worker started", pid=process.pid, path=str(log_path))
+            await self._wait_up(running, f"the worker of {model}" if model else "a spare worker")
+        except BaseException:
+            await self._stop(running)
+            raise
+        return running
 
-async def _stop(process: Process, seconds: float) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(seconds):
+    async def _wait_up(self, running: _Running, who: str) -> None:
+        seconds = self._settings.start_seconds
+        running.lifeline.setblocking(False)
+        try:
+            async with asyncio.timeout(seconds):
+                if not await asyncio.get_running_loop().sock_recv(running.lifeline, 1):
+                    raise running.crash(who, _how(await running.process.wait()))
+        except TimeoutError as error:
+            raise running.crash(who, f"did not answer within {seconds:g} s") from error
+
+    def _log_path(self, model: ModelRef) -> Path:
+        """Free for a new log; what the worker before said is kept under another name."""
+        path = self._directory.logs / f"{model.namespace}.{model.name}.log"
+        if path.exists():
+            path.replace(path.with_suffix(".log.1"))
+        return path
+
+    async def _stop(self, running: _Running) -> None:
+        process = running.process
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(self._settings.stop_seconds):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
             await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        finally:
+            running.lifeline.close()
+            running.socket_path.unlink(missing_ok=True)
+            running.pid_path.unlink(missing_ok=True)
+            if running.log_path.name.startswith(SPARE):
+                running.log_path.unlink(missing_ok=True)  # it never held a model
 
 
-def _crashed(model: ModelRef, how: str, log_path: Path) -> WorkerCrashed:
-    return WorkerCrashed(
-        f"the worker of {model} {how}",
-        where=str(model),
-        remedy=f"load the model again; {log_path} may tell why",
-    )
+def _memory_options(settings: AgentSettings) -> list[str]:
+    return [] if settings.kv_bytes is None else ["--kv-bytes", str(settings.kv_bytes)]
+
+
+def _last_words(path: Path) -> str:
+    """What was said at last in words, and not in our own logs' JSON."""
+    with contextlib.suppress(OSError):
+        lines = path.read_bytes()[-4096:].decode(errors="replace").splitlines()
+        said = [line.strip() for line in lines if line.strip() and not line.startswith("{")]
+        if said:
+            return f' ("{said[-1][:LAST_WORDS]}")'
+    return ""
 
 
 def _how(status: int) -> str:

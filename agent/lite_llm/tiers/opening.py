@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lite_llm.contracts.errors import InvalidRequest
-from lite_llm.tiers.source import LocalSource, Source
+from lite_llm.tiers.source import LocalSource, Origin
 from lite_llm.tiers.store_tier import StoreSettings, open_store
 
 
@@ -16,7 +16,7 @@ async def open_source(
     *,
     settings: StoreSettings | None = None,
     options: Mapping[str, str] | None = None,
-) -> Source | LocalSource:
+) -> Origin | LocalSource:
     """The source for ``file``, ``s3``, ``az``, ``gs``, ``http``, ``https`` or ``hf``.
 
     ``options`` go to the store's client (see :func:`open_store`); for ``hf`` they may hold

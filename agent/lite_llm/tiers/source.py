@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,22 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """End connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """Of a file at its source."""
+
+    num_bytes: int
+    identity: str
+    """As :meth:`Source.identity`."""
+
+
+class Origin(Source, Protocol):
+    """A source that can be asked what it has."""
+
+    async def status(self, name: str) -> FileStatus:
+        """Raises :class:`ReadFailed` where there is no such file."""
 
 
 class LocalSource:

@@ -29,7 +29,7 @@ from lite_llm.contracts.errors import (
 )
 from lite_llm.tiers.failures import ReadFailed, ShortRead
 from lite_llm.tiers.retrying import Backoff, parse_retry_after
-from lite_llm.tiers.source import checked_parts
+from lite_llm.tiers.source import FileStatus, checked_parts
 
 PIECE_BYTES: Final = 1 << 20
 """Handed over at a time: what a cut connection loses at most."""
@@ -66,10 +66,15 @@ class StoreSource:
     async def identity(self, name: str) -> str:
         if self._revision:
             return f"{self.uri}/{name}@{self._revision}"
+        return (await self.status(name)).identity
+
+    async def status(self, name: str) -> FileStatus:
         meta: Mapping[str, Any] = await self._patiently(
             name, 0, lambda: obstore.head_async(self._store, checked_parts(name))
         )
-        return f"{self.uri}/{name}:{meta['size']}:{meta['e_tag'] or meta['last_modified']}"
+        stamp = f"{self.uri}/{name}:{meta['size']}:{meta['e_tag'] or meta['last_modified']}"
+        pinned = f"{self.uri}/{name}@{self._revision}" if self._revision else ""
+        return FileStatus(meta["size"], pinned or stamp)
 
     async def read(self, name: str, offset: int, target: memoryview) -> None:
         done = 0

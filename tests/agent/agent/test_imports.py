@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import sys
 import lite_llm.agent
-print(sorted({"torch", "tokenizers", "safetensors", "numpy", "lite_llm.engine"} & set(sys.modules)))
+print(sorted({"torch", "tokenizers", "safetensors", "lite_llm.engine"} & set(sys.modules)))
 """
 
 

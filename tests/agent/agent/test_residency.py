@@ -6,7 +6,6 @@ import pytest
 
 from lite_llm.agent.residency import (
     Holding,
-    nearest_medium,
     residency_of,
     without_counts,
     words_for,
@@ -20,12 +19,14 @@ SERVING = Holding(
     ref=ModelRef("default", "tiny"),
     state=ModelState.ACTIVE,
     reason="serving",
-    loaded=True,
+    medium=Medium.GPU,
     weight_bytes=7,
     running=1,
     waiting=2,
     generation=3,
     context_tokens=512,
+    kv_hit_rate=0.25,
+    digest="ab",
 )
 
 
@@ -42,24 +43,16 @@ def test_everything_is_told() -> None:
         reason="serving",
         observed_generation=3,
         context_tokens=512,
+        kv_hit_rate=0.25,
+        checkpoint_digest="ab",
     )
 
 
-@pytest.mark.parametrize(
-    ("state", "loaded", "medium"),
-    [
-        (ModelState.INIT, False, Medium.NVME),
-        (ModelState.WARM, True, Medium.DRAM),
-        (ModelState.ACTIVE, True, Medium.GPU),
-        (ModelState.FROZEN, True, Medium.GPU),
-        (ModelState.RECOVERING, False, Medium.NVME),
-        (ModelState.WARM, False, Medium.NVME),
-    ],
-)
-def test_the_nearest_medium(state: ModelState, loaded: bool, medium: Medium) -> None:
-    holding = replace(SERVING, state=state, loaded=loaded)
-    assert nearest_medium(holding) is medium
-    assert bool(residency_of(holding, "n").tiers) == loaded
+def test_what_is_not_here_has_no_tiers() -> None:
+    far = residency_of(replace(SERVING, medium=Medium.OBJECT_STORE), "n")
+    assert far.nearest == model_pb2.MEDIUM_OBJECT_STORE
+    assert not far.tiers
+    assert residency_of(replace(SERVING, medium=Medium.NVME), "n").tiers
 
 
 def test_counts_alone_are_not_worth_a_write() -> None:
@@ -74,7 +67,17 @@ def test_counts_alone_are_not_worth_a_write() -> None:
 @pytest.mark.parametrize(
     ("progress", "words"),
     [
-        (LoadProgress(phase=generate_pb2.LOAD_PHASE_QUEUE), "cold: starting a worker process"),
+        (LoadProgress(phase=generate_pb2.LOAD_PHASE_QUEUE), "cold: queued"),
+        (LoadProgress(phase=generate_pb2.LOAD_PHASE_SCHEDULE), "cold: asking s3 what there is"),
+        (
+            LoadProgress(
+                phase=generate_pb2.LOAD_PHASE_FETCH,
+                done_bytes=3 << 20,
+                total_bytes=4 << 20,
+                remaining_seconds=12.3,
+            ),
+            "cold: fetching 3.0 MiB of 4.0 MiB from s3, 12 s left",
+        ),
         (
             LoadProgress(
                 phase=generate_pb2.LOAD_PHASE_READ,
@@ -92,4 +95,4 @@ def test_counts_alone_are_not_worth_a_write() -> None:
     ],
 )
 def test_words_for_people(progress: LoadProgress, words: str) -> None:
-    assert words_for(progress) == words
+    assert words_for(progress, "s3") == words

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lite_llm.agent.sources import check_spec, directory_of
+from lite_llm.agent.sources import check_spec, directory_of, is_distant, pinned_uri
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, Unsupported
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 
@@ -18,9 +18,24 @@ def test_directories(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "az", "gs", "hf", "https", "http"])
-def test_other_schemes_are_named(scheme: str) -> None:
-    with pytest.raises(Unsupported, match=f"scheme '{scheme}'"):
-        directory_of(ModelSource(uri=f"{scheme}://bucket/model"))
+def test_stores(scheme: str) -> None:
+    assert is_distant(ModelSource(uri=f"{scheme}://bucket/model"))
+    with pytest.raises(InvalidRequest, match="names no place"):
+        is_distant(ModelSource(uri=f"{scheme}:///model"))
+
+
+def test_revisions_belong_to_the_hub() -> None:
+    source = ModelSource(uri="hf://owner/name", revision="v1")
+    assert is_distant(source)
+    assert pinned_uri(source) == "hf://owner/name@v1"
+    with pytest.raises(Unsupported, match="have no revisions"):
+        is_distant(ModelSource(uri="s3://bucket/model", revision="v1"))
+
+
+def test_other_schemes_are_named() -> None:
+    assert not is_distant(ModelSource(uri="ftp://host/model"))
+    with pytest.raises(Unsupported, match="scheme 'ftp'"):
+        directory_of(ModelSource(uri="ftp://host/model"))
 
 
 @pytest.mark.parametrize("uri", ["", "models/tiny", "file:", "file://elsewhere/model", "./x"])
@@ -44,8 +59,6 @@ def test_what_can_be_asked_for() -> None:
     [
         ({"backend": "vllm"}, "backend"),
         ({"profile": "large"}, "profile"),
-        ({"tier_set": "wide"}, "tier_set"),
-        ({"pinned_tiers": ["fast"]}, "pinned_tiers"),
         ({"require_signature": True}, "require_signature"),
         ({"source": ModelSource(uri="/x", revision="main")}, "source.revision"),
     ],

@@ -1,0 +1,93 @@
+"""What an agent's models share, opened in order: the disk cache, workers, and the memory budget."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from lite_llm.agent.changes import Changes
+from lite_llm.agent.checkpoints import Checkpoints, Sharing
+from lite_llm.agent.declared import Declared
+from lite_llm.agent.memories import Memories
+from lite_llm.agent.memory import Memory
+from lite_llm.agent.node import memory_bytes
+from lite_llm.agent.settings import AgentSettings
+from lite_llm.agent.state_directory import StateDirectory
+from lite_llm.agent.upkeep import House
+from lite_llm.agent.warmth import Warmth
+from lite_llm.agent.workers import Workers
+from lite_llm.contracts import Medium
+from lite_llm.telemetry.metrics import Metrics
+from lite_llm.tiers import DiskBudget, DiskReader, DiskTier
+from lite_llm.tiers.measures import Measures
+
+READERS = 2  # threads that check what a crash left in the cache
+MEMORY_SHARE, WARM_SHARE, CACHE_SHARE = 0.7, 0.1, 0.9  # of the machine, unless told
+KV_SHARE = 8  # a worker's own choice of cache takes one part in so many of the machine at most
+
+
+@asynccontextmanager
+async def opened(
+    settings: AgentSettings,
+    directory: StateDirectory,
+    changes: Changes,
+    metrics: Metrics,
+    declared: Declared,
+    sharing: Sharing,
+) -> AsyncIterator[tuple[House, DiskTier]]:
+    """Everything, while the block runs. Raises ``Conflict`` if another process has the cache."""
+    machine = memory_bytes()
+    measures = Measures(metrics, node=settings.node)
+    async with AsyncExitStack() as opening:
+        cache = cache_directory(settings)
+        disks = await opening.enter_async_context(DiskTier({Medium.NVME: _budget(cache, settings)}))
+        disks.measured_by(measures)
+        reader = DiskReader(threads=READERS)
+        opening.callback(reader.close)
+        checkpoints = Checkpoints(cache, disks, reader, sharing=sharing, measures=measures)
+        await asyncio.to_thread(checkpoints.prepare)
+        workers = await opening.enter_async_context(Workers(directory, settings))
+        memory = _of(settings.memory_bytes, int(machine * MEMORY_SHARE))
+        yield (
+            House(
+                settings=settings,
+                checkpoints=checkpoints,
+                workers=workers,
+                memory=Memory(
+                    memory - settings.spare_workers * settings.worker_bytes,
+                    changes,
+                    patience_seconds=settings.patience_seconds,
+                ),
+                warmth=Warmth(_of(settings.warm_bytes, int(machine * WARM_SHARE))),
+                memories=Memories(directory),
+                kv_bytes=_of(settings.kv_bytes, machine // KV_SHARE),
+                tier_set=declared.tier_set,
+            ),
+            disks,
+        )
+
+
+def cache_directory(settings: AgentSettings) -> Path:
+    """Where checkpoints from stores are kept."""
+    return settings.cache_directory or settings.state_directory / "cache"
+
+
+def cache_bytes(settings: AgentSettings) -> int:
+    """What they may take there."""
+    return _budget(cache_directory(settings), settings).num_bytes
+
+
+def _budget(cache: Path, settings: AgentSettings) -> DiskBudget:
+    if settings.cache_bytes is not None:
+        return DiskBudget(directory=cache, num_bytes=settings.cache_bytes)
+    cache.mkdir(parents=True, exist_ok=True)
+    held = sum(path.stat().st_blocks * 512 for path in cache.glob("objects/*/*"))
+    free = shutil.disk_usage(cache).free
+    return DiskBudget(directory=cache, num_bytes=int((free + held) * CACHE_SHARE))
+
+
+def _of(given: int | None, otherwise: int) -> int:
+    return otherwise if given is None else given
