@@ -14,12 +14,14 @@ from lite_llm.contracts.manifest import Manifest
 from lite_llm.engine.chat import CONFIG, TEMPLATE, ChatTemplate
 from lite_llm.engine.defaults import GENERATION, Defaults
 from lite_llm.engine.tokens import Tokenizer
+from lite_llm.experts import ExpertCache, ExpertSettings
 from lite_llm.models import (
     Decoder,
     Inventory,
     Progress,
     arriving_decoder,
     load_decoder,
+    open_expert_cache,
     parse_config,
     parse_json,
     take_inventory,
@@ -32,6 +34,7 @@ from lite_llm.tiers import (
     Load,
     Loader,
     LocalSource,
+    RecordReader,
     plan_load,
 )
 
@@ -50,6 +53,8 @@ class Model:
     template: ChatTemplate | None
     manifest: Manifest
     """Of what was read: its tiers, and which expert is which router's row."""
+    experts: ExpertCache | None = None
+    """Where they come from, unless all are in memory."""
 
     @property
     def context_tokens(self) -> int:
@@ -88,20 +93,25 @@ class _Files:
         inventory = take_inventory(reader.manifest, config)
         return cls(inventory, tokenizer, defaults, _template(reader))
 
-    def model(self, decoder: Decoder) -> Model:
+    def model(self, decoder: Decoder, experts: ExpertCache | None = None) -> Model:
         manifest = self.inventory.manifest
-        return Model(decoder, self.tokenizer, self.defaults, self.template, manifest)
+        return Model(decoder, self.tokenizer, self.defaults, self.template, manifest, experts)
 
 
 @asynccontextmanager
-async def arriving_model(directory: Path) -> AsyncIterator[tuple[Model, Load]]:
+async def arriving_model(
+    directory: Path, experts: ExpertSettings | None = None
+) -> AsyncIterator[tuple[Model, Load]]:
     """A model that may run at once: each layer waits for its weights, which ``load`` brings.
 
-    No step may be running when the block ends.
+    With ``experts``, these come as routers ask for them, within the budgets that are set there; a
+    model without any needs none. No step may be running when the block ends.
     """
     files = await asyncio.to_thread(_read_files, directory)
     manifest = files.inventory.manifest
-    num_bytes = sum(-(-run.num_bytes // _PAGE) * _PAGE for run in plan_load(manifest).runs)
+    are_tiered = experts is not None and bool(manifest.experts)
+    plan = plan_load(manifest, wants_expert=lambda _: not are_tiered)
+    num_bytes = sum(-(-run.num_bytes // _PAGE) * _PAGE for run in plan.runs)
     async with AsyncExitStack() as held:
         # Not locked: pages that nothing is read into, since the page cache has it, cost nothing.
         arena = Arena("weights", HostMemory(num_bytes, lock=False))
@@ -110,10 +120,21 @@ async def arriving_model(directory: Path) -> AsyncIterator[tuple[Model, Load]]:
         held.callback(host.clear)
         disk = DiskReader(threads=READERS)
         held.callback(disk.close)
-        loading = Loader(host, disk).load(manifest, [LocalSource(directory)])
+        source = LocalSource(directory)
+        loading = Loader(host, disk).load(manifest, [source], wants_expert=lambda _: not are_tiered)
         load = await held.enter_async_context(loading)
-        decoder = await held.enter_async_context(arriving_decoder(load, files.inventory))
-        yield files.model(decoder), load
+        cache = None
+        if experts is not None and are_tiered:
+            loop = asyncio.get_running_loop()
+            records = RecordReader(
+                manifest, [source], reader=disk, patience=experts.patience, loop=loop
+            )
+            held.callback(records.close)
+            cache = open_expert_cache(files.inventory, records, experts)
+            # In a thread: those that fetch may be waiting for this loop.
+            held.push_async_callback(asyncio.to_thread, cache.close)
+        decoder = await held.enter_async_context(arriving_decoder(load, files.inventory, cache))
+        yield files.model(decoder, cache), load
 
 
 def load_model(directory: Path) -> Iterator[Progress | Model]:

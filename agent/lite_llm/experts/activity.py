@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lite_llm.experts.packing import Packing
+from lite_llm.experts.routing import Routed
 
 
 class Activity:
@@ -16,7 +17,7 @@ class Activity:
         """``experts_of_layer``: how many there are, of the layers that have any."""
         self.counts = {layer: [0] * count for layer, count in experts_of_layer.items()}
 
-    def record(self, layer: int, packing: Packing) -> None:
+    def record(self, layer: int, routed: Routed, packing: Packing) -> None:
         """Count one step's rows of a layer."""
         counts = self.counts[layer]
         for expert, rows in zip(packing.experts, packing.counts, strict=True):

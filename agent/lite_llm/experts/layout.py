@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
 from lite_llm.contracts.manifest import ExpertRecord
-from lite_llm.experts.compute import ExpertWeights, Matrix
+from lite_llm.experts.bank import ExpertWeights, Matrix
 
 FLOATS: Final = ("F32", "BF16", "F16")
 MXFP4_BLOCK: Final = 32

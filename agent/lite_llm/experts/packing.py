@@ -6,7 +6,9 @@ by (expert, token); D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -31,6 +33,15 @@ class Packing:
     def pack(self, x_TD: Tensor) -> Tensor:
         """Each expert's tokens in one segment: ``[S, D]``."""
         return x_TD[self.tokens_S]
+
+    def rows_of(self, places: Sequence[int]) -> Tensor:
+        """Packed rows of some of the experts, by their places in ``experts``: int64."""
+        ends = list(accumulate(self.counts))
+        return torch.tensor(
+            [row for at in places for row in range(ends[at] - self.counts[at], ends[at])],
+            dtype=torch.int64,
+            device=self.tokens_S.device,
+        )
 
     def combine(self, out_SD: Tensor, weights_TK: Tensor, dtype: torch.dtype) -> Tensor:
         """Weighted sum of each token's experts: ``[T, D]`` in ``dtype``.

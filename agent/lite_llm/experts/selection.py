@@ -8,22 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lite_llm.contracts.errors import Internal, InvalidRequest
+from lite_llm.contracts.errors import Internal, InvalidRequest, LiteLLMError
 from lite_llm.experts.ties import PRECEDENCE_BITS
 
 _NAMED_ROWS = 8  # as many as a message is readable with
 
 
-class ScoresNotFinite(Internal):
+class OfRows(LiteLLMError):
+    """``rows`` of the step can't be computed; the others can, in a step without these."""
+
+    rows: tuple[int, ...] = ()
+
+
+class ScoresNotFinite(Internal, OfRows):
     """A router's scores hold NaN or infinity; ``rows`` of the step are concerned, no others."""
 
-    rows: tuple[int, ...] = ()
 
-
-class TooFewExperts(InvalidRequest):
+class TooFewExperts(InvalidRequest, OfRows):
     """A TierSet leaves fewer experts than a token needs; ``rows`` of the step are concerned."""
-
-    rows: tuple[int, ...] = ()
 
 
 def top(scores_TE: Tensor, precedence_E: Tensor, k: int) -> Tensor:

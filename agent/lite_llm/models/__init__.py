@@ -5,7 +5,7 @@ from lite_llm.models.decoder import Decoder
 from lite_llm.models.families import ARCHITECTURES, parse_config
 from lite_llm.models.fields import parse_json
 from lite_llm.models.inventory import Inventory, take_inventory
-from lite_llm.models.loading import Progress, arriving_decoder, load_decoder
+from lite_llm.models.loading import Progress, arriving_decoder, load_decoder, open_expert_cache
 from lite_llm.models.weights import Weights
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Weights",
     "arriving_decoder",
     "load_decoder",
+    "open_expert_cache",
     "parse_config",
     "parse_json",
     "take_inventory",

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.experts import Bank
 from lite_llm.kernels import LayerPages
 from lite_llm.kvcache import KvLayout, LayerKv
 from lite_llm.models.rope import RopeConfig, Rotation
@@ -28,19 +28,6 @@ class Weight:
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None
     """To compute with; None: the model's."""
-
-
-@dataclass(frozen=True)
-class Expert:
-    """One expert's parts, by the names of :class:`ExpertRecord`.
-
-    Floats of 16 and 32 bits come in the model's dtype; scales and what is quantised come as stored.
-    """
-
-    key: ExpertKey
-    row: int
-    """Of the router's matrix."""
-    parts: Mapping[str, Tensor]
 
 
 class AttentionBlock(Protocol):
@@ -87,8 +74,8 @@ class Ffn(Protocol):
         ``experts`` are the layer's in the manifest, sorted by key; none for a dense block.
         """
 
-    def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> FfnBlock:
-        """The computation, over the tensors of :meth:`weights` and the experts, sorted by key."""
+    def build(self, tensors: Mapping[str, Tensor], experts: Bank) -> FfnBlock:
+        """The computation, over the tensors of :meth:`weights` and the experts, by router row."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lite_llm.experts import StepRows
 from lite_llm.kernels import LayerPages, linear, rms_norm
 from lite_llm.kvcache import KvLayout
 from lite_llm.models.architecture import DecoderConfig
@@ -23,9 +24,13 @@ class Decoder:
     For one thread at a time. A row's bits depend on its own sequence alone.
     """
 
-    def __init__(self, config: DecoderConfig, weights: Weights) -> None:
+    def __init__(
+        self, config: DecoderConfig, weights: Weights, rows: StepRows | None = None
+    ) -> None:
+        """``rows`` is told each step's, where experts come as they are asked for."""
         self.config = config
         self.weights = weights
+        self._rows = rows
         self._tables: dict[RopeConfig, RopeTable] = {}
         for layer in config.layers:
             if (rope := layer.attention.rope) is not None and rope not in self._tables:
@@ -51,6 +56,8 @@ class Decoder:
         that each row may use, bool ``[T, E]``, or None for all. Waits for each layer's weights
         when it gets there, and raises what stopped their load.
         """
+        if self._rows is not None:
+            self._rows.begin(pages[0].rows.sequence_T)
         x_TD = self.weights.embedding()[tokens_T]
         if self.config.embedding_scale is not None:
             x_TD = x_TD * self.config.embedding_scale

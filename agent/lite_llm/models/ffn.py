@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lite_llm.contracts.errors import Corrupt
 from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.experts import Bank
 from lite_llm.kernels import Activation, gated, linear, linears
-from lite_llm.models.architecture import Expert, Weight
+from lite_llm.models.architecture import Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class FfnConfig:
                 remedy="fetch or convert the checkpoint again",
             )
 
-    def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert] = ()) -> GatedFfn:
+    def build(self, tensors: Mapping[str, Tensor], experts: Bank | None = None) -> GatedFfn:
         """Over the tensors of :meth:`weights`."""
         return GatedFfn(self, tensors)
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lite_llm.contracts.manifest import ExpertRecord
 from lite_llm.experts import (
+    Bank,
     Gating,
+    LayerExperts,
     TieredGate,
     TieredRouter,
     TierGate,
@@ -24,9 +26,9 @@ from lite_llm.experts import (
     check_layer,
 )
 from lite_llm.kernels import linear
-from lite_llm.models.architecture import DecoderConfig, Expert, LayerConfig, Weight
+from lite_llm.models.architecture import DecoderConfig, LayerConfig, Weight
 from lite_llm.models.fields import Fields
-from lite_llm.models.moe import GatedBy, experts_in_memory
+from lite_llm.models.moe import GatedBy
 from lite_llm.models.moe_fields import MAX_EXPERTS
 from lite_llm.models.parsing import (
     read_activation,
@@ -87,7 +89,7 @@ class TieredMoeConfig:
                 remedy="choose more tiers",
             )
 
-    def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> TieredMoeBlock:
+    def build(self, tensors: Mapping[str, Tensor], experts: Bank) -> TieredMoeBlock:
         """Over the tensors of :meth:`weights` and the experts."""
         return TieredMoeBlock(self, tensors, experts)
 
@@ -96,14 +98,13 @@ class TieredMoeBlock:
     """Tiers of experts with their weights."""
 
     def __init__(
-        self, config: TieredMoeConfig, tensors: Mapping[str, Tensor], experts: Sequence[Expert]
+        self, config: TieredMoeConfig, tensors: Mapping[str, Tensor], experts: Bank
     ) -> None:
         self._tiers = tuple(pairwise(config.first_experts))
         self._routers_SD = [tensors[_router(number)] for number in range(len(self._tiers))]
         ties = Ties.of_layer(config.layer, config.routing_seed)
         self._router = TieredRouter(config.gate, ties, self._routers_SD[0].device)
-        dtype = self._routers_SD[0].dtype
-        self.experts = experts_in_memory(config.layer, experts, config.gating, dtype)
+        self.experts = LayerExperts(config.layer, experts, config.gating)
 
     def __call__(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Tensor:
         """``[T, D]``. A tier is allowed where all of its experts are."""

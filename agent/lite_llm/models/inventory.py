@@ -8,23 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
-from typing import Final
 
 import torch
 
 from lite_llm.contracts.errors import Corrupt, Unsupported
 from lite_llm.contracts.manifest import ExpertRecord, Manifest, TensorRecord
+from lite_llm.experts import FLOATS, STORED_DTYPES
 from lite_llm.models.architecture import DecoderConfig, LayerConfig, Weight
 from lite_llm.models.moe import with_routing_seed
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
-STORED_DTYPES: Final = {
-    "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16,
-    "U8": torch.uint8, "I8": torch.int8, "I32": torch.int32,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-}  # fmt: skip
-FLOATS: Final = ("F32", "BF16", "F16")
-"""That are converted where a model computes in another of them."""
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
@@ -59,8 +52,12 @@ class Inventory:
     @property
     def num_bytes(self) -> int:
         """That are read."""
-        dense = sum(record.span.length for record in self.manifest.tensors)
-        return dense + sum(expert.num_bytes for expert in self.manifest.experts)
+        return self.dense_bytes + sum(expert.num_bytes for expert in self.manifest.experts)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Of what is no expert's."""
+        return sum(record.span.length for record in self.manifest.tensors)
 
 
 def take_inventory(manifest: Manifest, config: DecoderConfig) -> Inventory:

@@ -10,12 +10,19 @@ from typing import TypeVar
 
 from lite_llm.checkpoint import Reader
 from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.experts import Bank, ExpertCache, ExpertSettings, ResidentBank
 from lite_llm.models.architecture import DecoderConfig
-from lite_llm.models.assembly import assemble_embedding, assemble_head, assemble_layer
+from lite_llm.models.assembly import (
+    assemble_embedding,
+    assemble_experts,
+    assemble_head,
+    assemble_layer,
+)
 from lite_llm.models.decoder import Decoder
 from lite_llm.models.inventory import Inventory, take_inventory
-from lite_llm.models.weights import Weights
-from lite_llm.tiers import Load
+from lite_llm.models.weights import Layer, Weights
+from lite_llm.tiers import Layer as Arrived
+from lite_llm.tiers import Load, RecordReader
 
 Result = TypeVar("Result")
 
@@ -28,17 +35,27 @@ class Progress:
     total_bytes: int
 
 
+def open_expert_cache(
+    inventory: Inventory, reader: RecordReader, settings: ExpertSettings
+) -> ExpertCache:
+    """For the experts of a model that are not all to be in memory. Raises InvalidSettings."""
+    layers = {number: records for number, records in enumerate(inventory.experts) if records}
+    return ExpertCache(layers, inventory.config.dtype, reader, settings)
+
+
 @asynccontextmanager
-async def arriving_decoder(load: Load, inventory: Inventory) -> AsyncIterator[Decoder]:
+async def arriving_decoder(
+    load: Load, inventory: Inventory, cache: ExpertCache | None = None
+) -> AsyncIterator[Decoder]:
     """A decoder that may run at once: each layer waits for its weights and for no others.
 
     Weights are the loaded bytes themselves where the types agree, so the block must be left before
     the load is closed, and no step may be running by then: ``decoder.weights.fail`` ends one that
     waits. What stops the load is raised by the step that needs what is missing. The load is one of
-    ``inventory.manifest``.
+    ``inventory.manifest``; experts come with it, or as they are asked for from ``cache``.
     """
-    decoder = Decoder(inventory.config, Weights(len(inventory.layers)))
-    filling = asyncio.create_task(_fill(decoder.weights, load, inventory))
+    decoder = _decoder(inventory, cache)
+    filling = asyncio.create_task(_fill(decoder.weights, load, inventory, cache))
     try:
         yield decoder
     finally:
@@ -47,16 +64,21 @@ async def arriving_decoder(load: Load, inventory: Inventory) -> AsyncIterator[De
         decoder.weights.drop()
 
 
-def load_decoder(reader: Reader, config: DecoderConfig) -> Iterator[Progress | Decoder]:
+def load_decoder(
+    reader: Reader, config: DecoderConfig, cache: ExpertCache | None = None
+) -> Iterator[Progress | Decoder]:
     """Read a whole checkpoint into memory of its own: progress per layer, then the decoder.
+
+    With a ``cache``, all but its experts.
 
     Everything is checked against the manifest before the first byte of weights is read:
     :class:`Corrupt` and :class:`Unsupported` name the tensor or the file that is not as it must
     be. Bytes that have checksums are checked as they are read.
     """
     inventory = take_inventory(reader.manifest, config)
-    done, total = 0, inventory.num_bytes
-    weights = Weights(len(inventory.layers))
+    done, total = 0, inventory.dense_bytes if cache else inventory.num_bytes
+    decoder = _decoder(inventory, cache)
+    weights = decoder.weights
     yield Progress(0, total)
 
     views = _read(reader, inventory, "model.embed_tokens.")
@@ -66,29 +88,50 @@ def load_decoder(reader: Reader, config: DecoderConfig) -> Iterator[Progress | D
     yield Progress(done, total)
     for number, records in enumerate(inventory.experts):
         views = _read(reader, inventory, f"model.layers.{number}.")
-        experts = {record.key: _expert_views(reader, record) for record in records}
-        done += _num_bytes(views) + sum(record.num_bytes for record in records)
-        weights.put(number, assemble_layer(inventory, number, views, experts))
+        done += _num_bytes(views)
+        if cache is None:
+            parts = {record.key: _expert_views(reader, record) for record in records}
+            bank: Bank = assemble_experts(inventory, number, parts)
+            done += sum(record.num_bytes for record in records)
+        else:
+            bank = _bank(cache, inventory, number)
+        weights.put(number, assemble_layer(inventory, number, views, bank))
         yield Progress(done, total)
     views = {**_read(reader, inventory, "model.norm."), **_read(reader, inventory, "lm_head.")}
     weights.put_head(assemble_head(inventory, views, embedding_VD))
     yield Progress(total, total)
-    yield Decoder(config, weights)
+    yield decoder
 
 
-async def _fill(weights: Weights, load: Load, inventory: Inventory) -> None:
+def _decoder(inventory: Inventory, cache: ExpertCache | None) -> Decoder:
+    rows = None if cache is None else cache.rows
+    return Decoder(inventory.config, Weights(len(inventory.layers)), rows)
+
+
+def _bank(cache: ExpertCache, inventory: Inventory, number: int) -> Bank:
+    return cache.bank(number) if inventory.experts[number] else ResidentBank([])
+
+
+def _assembled(
+    inventory: Inventory, number: int, arrived: Arrived, cache: ExpertCache | None
+) -> Layer:
+    if cache is not None:
+        bank = _bank(cache, inventory, number)
+    else:
+        bank = assemble_experts(inventory, number, arrived.experts)
+    return assemble_layer(inventory, number, arrived.tensors, bank)
+
+
+async def _fill(
+    weights: Weights, load: Load, inventory: Inventory, cache: ExpertCache | None
+) -> None:
     try:
         arrived = await load.embeddings()
         embedding_VD = await _in_thread(assemble_embedding, inventory, arrived.tensors)
         weights.put_embedding(embedding_VD)
         for number in range(len(inventory.layers)):
             arrived = await load.layer(number)
-            weights.put(
-                number,
-                await _in_thread(
-                    assemble_layer, inventory, number, arrived.tensors, arrived.experts
-                ),
-            )
+            weights.put(number, await _in_thread(_assembled, inventory, number, arrived, cache))
         arrived = await load.head()
         weights.put_head(await _in_thread(assemble_head, inventory, arrived.tensors, embedding_VD))
     except Exception as error:  # whatever it is, it belongs to those who wait

@@ -16,6 +16,7 @@ from lite_llm.contracts.errors import Corrupt
 from lite_llm.contracts.manifest import ExpertRecord
 from lite_llm.experts import (
     Activity,
+    Bank,
     Gate,
     Gating,
     LayerExperts,
@@ -23,11 +24,10 @@ from lite_llm.experts import (
     Ties,
     TooFewExperts,
     check_layer,
-    matrices_of,
     sigmoid,
 )
 from lite_llm.kernels import Activation, gated, linear
-from lite_llm.models.architecture import DecoderConfig, Expert, Ffn, FfnBlock, Weight
+from lite_llm.models.architecture import DecoderConfig, Ffn, FfnBlock, Weight
 from lite_llm.models.ffn import FfnConfig
 
 
@@ -118,7 +118,7 @@ class MoeConfig:
                 remedy="choose more tiers",
             )
 
-    def build(self, tensors: Mapping[str, Tensor], experts: Sequence[Expert]) -> MoeBlock:
+    def build(self, tensors: Mapping[str, Tensor], experts: Bank) -> MoeBlock:
         """Over the tensors of :meth:`weights` and the experts."""
         return MoeBlock(self, tensors, experts)
 
@@ -141,9 +141,7 @@ class _WithExperts(Protocol):
 class MoeBlock:
     """Routed and shared experts with their weights."""
 
-    def __init__(
-        self, config: MoeConfig, tensors: Mapping[str, Tensor], experts: Sequence[Expert]
-    ) -> None:
+    def __init__(self, config: MoeConfig, tensors: Mapping[str, Tensor], experts: Bank) -> None:
         self._router_ED = tensors[f"{config.router}.weight"]
         self._router_bias_E = tensors.get(f"{config.router}.bias")
         self._choice_bias_E = tensors.get(config.choice_bias or "")
@@ -157,9 +155,7 @@ class MoeBlock:
         self._shared = None if config.shared is None else config.shared.build(tensors)
         ties = Ties.of_layer(config.layer, config.routing_seed)
         self._router = Router(config.gate, config.experts, ties, self._router_ED.device)
-        self.experts = experts_in_memory(
-            config.layer, experts, config.gating, self._router_ED.dtype
-        )
+        self.experts = LayerExperts(config.layer, experts, config.gating)
 
     def __call__(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Tensor:
         """``[T, D]``."""
@@ -174,14 +170,6 @@ class MoeBlock:
             return y_TD
         share_T1 = sigmoid(linear(x_TD, self._shared_gate_1D, out_dtype=torch.float32))
         return y_TD * share_T1.to(y_TD.dtype)
-
-
-def experts_in_memory(
-    layer: int, experts: Sequence[Expert], gating: Gating, dtype: torch.dtype
-) -> LayerExperts:
-    """A layer's experts by their rows of the router."""
-    by_row = sorted(experts, key=lambda expert: expert.row)
-    return LayerExperts(layer, [matrices_of(expert.parts, dtype) for expert in by_row], gating)
 
 
 def with_routing_seed(config: DecoderConfig, seed: int) -> DecoderConfig:
@@ -208,5 +196,5 @@ def record_activity(blocks: Iterable[FfnBlock]) -> Activity:
     layers = [block.experts for block in blocks if isinstance(block, _WithExperts)]
     activity = Activity({experts.layer: len(experts) for experts in layers})
     for experts in layers:
-        experts.activity = activity
+        experts.observers.append(activity.record)
     return activity

@@ -16,7 +16,7 @@ import numpy as np
 
 from lite_llm.contracts.tiers import Medium
 from lite_llm.tiers.arena import Arena
-from lite_llm.tiers.memory import DeviceMemory, cupy, device_memory
+from lite_llm.tiers.memory import DeviceMemory, Memory, cupy, device_memory
 from lite_llm.tiers.memory_tier import MemoryTier
 from lite_llm.tiers.threads import on_thread
 
@@ -100,8 +100,12 @@ class DeviceTier(MemoryTier):
 def open_device_tier(num_bytes: int) -> DeviceTier:
     """On the current CUDA device, or in ordinary memory without one."""
     memory = device_memory(num_bytes)
-    copier: Copier = CudaCopier() if isinstance(memory, DeviceMemory) else MemoryCopier()
-    return DeviceTier(Arena("gpu", memory), copier)
+    return DeviceTier(Arena("gpu", memory), copier_to(memory))
+
+
+def copier_to(memory: Memory) -> Copier:
+    """What fills ``memory``."""
+    return CudaCopier() if isinstance(memory, DeviceMemory) else MemoryCopier()
 
 
 def copy_bytes(source: memoryview, target: memoryview) -> None:

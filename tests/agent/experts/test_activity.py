@@ -10,10 +10,11 @@ from lite_llm.experts import Activity, Routed, packing_of
 
 def test_counts_become_an_activations_file(tmp_path: Path) -> None:
     activity = Activity({1: 4, 3: 4})
-    packing = packing_of(Routed(torch.tensor([[0, 2], [2, 3]]), torch.ones(2, 2)))
-    activity.record(1, packing)
-    activity.record(1, packing)
-    activity.record(3, packing)
+    routed = Routed(torch.tensor([[0, 2], [2, 3]]), torch.ones(2, 2))
+    packing = packing_of(routed)
+    activity.record(1, routed, packing)
+    activity.record(1, routed, packing)
+    activity.record(3, routed, packing)
     activity.write(tmp_path / "activations.json")
     rules = tmp_path / "tiers.yaml"
     rules.write_text("activations: activations.json\ntiers: [{name: all, experts: rest}]\n")

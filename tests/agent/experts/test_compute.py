@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lite_llm.experts import Activity, ExpertWeights, Gate, LayerExperts, Matrix, Router, Ties
+from lite_llm.experts import (
+    Activity,
+    ExpertWeights,
+    Gate,
+    LayerExperts,
+    Matrix,
+    ResidentBank,
+    Router,
+    Ties,
+)
 
 DIM, INNER, EXPERTS = 12, 20, 6
 
@@ -34,10 +43,11 @@ def test_against_one_token_after_the_other(biased: bool) -> None:
     scores_TE = torch.randn(9, EXPERTS, generator=torch.Generator().manual_seed(3))
     scores_TE[:, 4] = -99.0  # an expert without tokens
     routed = Router(Gate(top_k=2), EXPERTS, Ties.of_layer(0)).route(scores_TE)
-    layer = LayerExperts(7, experts, gating)
-    layer.activity = Activity({7: EXPERTS})
+    layer = LayerExperts(7, ResidentBank(experts), gating)
+    activity = Activity({7: EXPERTS})
+    layer.observers.append(activity.record)
     y_TD = layer(x_TD, routed)
-    counts = layer.activity.counts[7]
+    counts = activity.counts[7]
     assert counts == routed.experts_TK.flatten().bincount(minlength=EXPERTS).tolist()
     assert counts[4] == 0
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lite_llm.experts import ResidentBank
 from lite_llm.models import Decoder, DecoderConfig, Weights, parse_config
 from lite_llm.models.weights import Head, Layer
 
@@ -48,7 +49,7 @@ def random_decoder(config: DecoderConfig) -> Decoder:
         attention = {name: random(*each.shape) for name, each in layer.attention.weights().items()}
         ffn = {name: random(*each.shape) for name, each in layer.ffn.weights().items()}
         norms = [random(config.hidden_size) for _ in range(4)]
-        built = layer.attention.build(attention), layer.ffn.build(ffn, [])
+        built = layer.attention.build(attention), layer.ffn.build(ffn, ResidentBank([]))
         weights.put(number, Layer(*built, *norms))
     weights.put_head(Head(random(config.hidden_size), embedding_VD))
     return Decoder(config, weights)

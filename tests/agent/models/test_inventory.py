@@ -13,8 +13,8 @@ import torch
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, Unsupported
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord, FileRecord, Manifest, Span, TensorRecord
+from lite_llm.experts import tensor_of
 from lite_llm.models import DecoderConfig, parse_config, take_inventory
-from lite_llm.models.assembly import tensor_of
 from lite_llm.testing.checkpoints import Shape, llama_config, llama_tensors
 
 SIZES = {"F32": 4, "BF16": 2, "F16": 2, "U8": 1, "I8": 1, "F64": 8, "F8_E4M3": 1}
@@ -114,7 +114,7 @@ def test_tensors_lie_over_the_bytes_unless_those_are_crooked() -> None:
         length = 24 if dtype == "F32" and offset == 1 else 8
         view = padded[offset : offset + length]
         shape = (2, length // SIZES[dtype] // 2)
-        tensor = tensor_of(view, record("x", shape, dtype))
+        tensor = tensor_of(view, shape, dtype)
         raw = tensor.contiguous().view(torch.uint8).numpy().tobytes()
         assert (tensor.shape, raw) == (shape, view.tobytes())
         lies_over = tensor.data_ptr() == np.frombuffer(view, np.uint8).ctypes.data

@@ -1,0 +1,214 @@
+"""A model's experts in a bounded pool of hot slots, which are filled as the routers ask.
+
+A slot table decides, in the thread that computes and from what was asked alone; this half makes it
+so: what is there runs while the rest is on its way, and a step waits only for what it needs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Final
+
+import torch
+
+from lite_llm.contracts.errors import LiteLLMError
+from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.experts.bank import ExpertWeights, NotThere, Wave
+from lite_llm.experts.events import EventLog
+from lite_llm.experts.fetching import Fetcher, Stored
+from lite_llm.experts.packing import Packing
+from lite_llm.experts.record_layout import RecordLayout, layout_of
+from lite_llm.experts.settings import ExpertSettings
+from lite_llm.experts.slot_table import SlotTable
+from lite_llm.experts.slots import HotSlot, hot_memory
+from lite_llm.experts.step_rows import StepRows
+from lite_llm.tiers import RecordReader
+
+PASSAGE: Final = 2
+"""Hot slots for experts that the table keeps no place for: one runs while the next one comes."""
+
+Waves = Generator[Wave, None, None]
+
+
+class ExpertCache:
+    """For one thread, as the decoder that uses it is. Close it when no step is running."""
+
+    def __init__(
+        self,
+        layers: Mapping[int, Sequence[ExpertRecord]],
+        dtype: torch.dtype,
+        reader: RecordReader,
+        settings: ExpertSettings,
+    ) -> None:
+        """``layers``: the experts of each layer that has any, sorted by expert.
+
+        Raises :class:`InvalidSettings` for budgets that hold too few of them.
+        """
+        self.rows = StepRows()
+        self.log = EventLog() if settings.log else None
+        """What became of every expert, in order."""
+        self.keys = [record.key for _, records in sorted(layers.items()) for record in records]
+        """Of each expert, by its number through all layers."""
+        every: dict[int, range] = {}
+        self._numbers: dict[int, list[int]] = {}
+        self._stored: list[Stored] = []
+        known: dict[RecordLayout, RecordLayout] = {}
+        for layer, records in sorted(layers.items()):
+            first, rows = len(self._stored), [record.router_row for record in records]
+            self._numbers[layer] = [
+                first + at for at in sorted(range(len(rows)), key=rows.__getitem__)
+            ]
+            every[layer] = range(first, first + len(records))
+            for record in records:
+                layout, pieces = layout_of(record, dtype)
+                self._stored.append(Stored(known.setdefault(layout, layout), pieces))
+        with ExitStack() as held:
+            memory = hot_memory(
+                settings.hot_bytes,
+                max(layout.num_bytes for layout in known),
+                least_slots=PASSAGE + 1,
+            )
+            held.callback(memory.close)
+            self.arena = memory.arena
+            num_slots = memory.num_slots - PASSAGE
+            self.table: SlotTable[int] = SlotTable(
+                every, num_slots, settings.policy, seed=settings.seed, log=self.log
+            )
+            self._slots = [HotSlot(memory.slots(number)) for number in range(memory.num_slots)]
+            held.callback(self._slots.clear)
+            self._passage = self._slots[num_slots:]
+            held.callback(self._passage.clear)
+            self.fetcher = Fetcher(self._stored, every, memory.copier, reader, settings)
+            held.callback(self.fetcher.close)
+            self._closing = held.pop_all()
+
+    def close(self) -> None:
+        """Wait for what is on its way, and give the memory back.
+
+        Raises :class:`StillLeased` while somebody holds weights of an expert.
+        """
+        self._closing.close()
+
+    def bank(self, layer: int) -> TieredBank:
+        """One layer's experts."""
+        return TieredBank(self, layer, self._numbers[layer])
+
+    def bring(self, layer: int, experts: Sequence[int], prompts: Collection[int]) -> Waves:
+        """Waves of a layer's experts (see :class:`Bank`); ``prompts``: that no row decodes with."""
+        ordered = sorted(experts)
+        decision = self.table.demand(
+            layer,
+            [expert for expert in ordered if expert not in prompts],
+            [expert for expert in ordered if expert in prompts],
+        )
+        slots = {place.key: self._slots[place.slot] for place in decision.hits}
+        for load in decision.loads:
+            slots[load.place.key] = self._slots[load.place.slot]
+        for slot in slots.values():
+            slot.is_early = False
+        try:
+            if len(slots) == len(experts) and all(
+                slot.holds(expert) for expert, slot in slots.items()
+            ):
+                yield Wave([self._weights(expert, slots[expert]) for expert in experts])
+                _used(slots.values())
+                return
+            number = {expert: place for place, expert in enumerate(experts)}
+            errors: dict[int, LiteLLMError] = {}
+            for ready, lost in self._arrivals(layer, slots, decision.bypassed, prompts):
+                for expert, error in lost.items():
+                    errors[number[expert]] = error
+                    if (place := self.table.find(expert)) is not None:
+                        self.table.failed(place)
+                ready.sort(key=number.__getitem__)
+                weights = [self._weights(expert, slots[expert]) for expert in ready]
+                yield Wave(weights, [number[expert] for expert in ready])
+                _used(slots[expert] for expert in ready)
+            if errors:
+                raise NotThere(errors)
+        finally:
+            self.table.release(decision)
+
+    def _arrivals(
+        self,
+        layer: int,
+        slots: dict[int, HotSlot],
+        bypassed: Iterable[int],
+        prompts: Collection[int],
+    ) -> Generator[tuple[list[int], dict[int, LiteLLMError]], None, None]:
+        """Which experts have come, and which can't; first those that are there, maybe none.
+
+        Those in ``bypassed`` get a slot when there is one: theirs may be the next one's as soon as
+        more is asked for.
+        """
+        ready = [expert for expert, slot in slots.items() if slot.holds(expert)]
+        coming = {expert: job for expert, slot in slots.items() if (job := slot.arriving(expert))}
+        for job in coming.values():
+            self.fetcher.hurry(job)
+        absent = sorted(slots.keys() - coming.keys() - set(ready))
+        passing, free = deque(bypassed), deque(self._passage)
+        warm = self.fetcher.demand(layer, [*absent, *passing], prompts)
+        try:
+            coming |= {expert: self.fetcher.start(expert, slots[expert]) for expert in absent}
+            lost: dict[int, LiteLLMError] = {}
+            while True:
+                while passing and free:
+                    expert = passing.popleft()
+                    slots[expert] = free.popleft()
+                    coming[expert] = self.fetcher.start(expert, slots[expert])
+                yield ready, lost
+                gone = (slots[expert] for expert in (*ready, *lost))
+                free.extend(slot for slot in gone if slot in self._passage)
+                if not coming and not passing:
+                    return
+                ready, lost = [], {}
+                if coming:
+                    next(iter(coming.values())).wait()
+                for expert in [expert for expert, job in coming.items() if job.is_over]:
+                    error = coming.pop(expert).error
+                    if error is None:
+                        ready.append(expert)
+                    else:
+                        lost[expert] = error
+        finally:
+            self.fetcher.release(warm)
+
+    def expect(self, probabilities: Iterable[tuple[int, float]], distance: int) -> None:
+        """Fetch what a layer will probably ask for, ``distance`` layers from now."""
+        for expert, probability in probabilities:
+            load = self.table.want(expert, probability)
+            if load is None:
+                continue
+            slot = self._slots[load.place.slot]
+            slot.is_early = True
+            self.fetcher.expect(expert, slot, probability, distance / max(probability, 1e-6))
+
+    def _weights(self, expert: int, slot: HotSlot) -> ExpertWeights:
+        return slot.weights(self._stored[expert].layout)
+
+
+class TieredBank:
+    """One layer's experts, of which a few are in hot slots at a time (see :class:`Bank`)."""
+
+    def __init__(self, cache: ExpertCache, layer: int, numbers: Sequence[int]) -> None:
+        """``numbers``: of the experts, by their rows of the router."""
+        self._cache = cache
+        self._layer = layer
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def bring(self, packing: Packing) -> Waves:
+        """Waves, as slots allow."""
+        experts = [self._numbers[row] for row in packing.experts]
+        only = self._cache.rows.only_prompts(packing)
+        prompts = () if only is None else {experts[place] for place in only.nonzero()[0]}
+        return self._cache.bring(self._layer, experts, prompts)
+
+
+def _used(slots: Iterable[HotSlot]) -> None:
+    for slot in slots:
+        slot.used()
