@@ -16,7 +16,6 @@ from lite_llm.tiers.opening import open_source
 from lite_llm.tiers.plan import EMBEDDINGS, LoadPlan, plan_load
 from lite_llm.tiers.progress import LoadProgress, Phase, PhaseProgress
 from lite_llm.tiers.record_reader import Piece, RecordReader
-from lite_llm.tiers.record_reader import Piece, RecordReader
 from lite_llm.tiers.residency import Residency
 from lite_llm.tiers.source import LocalSource, Origin, Source
 from lite_llm.tiers.store_tier import StoreSettings, StoreSource
@@ -25,7 +24,6 @@ __all__ = [
     "EMBEDDINGS",
     "Arena",
     "Block",
-    "Copier",
     "Copier",
     "DeviceMemory",
     "DeviceTier",
@@ -49,10 +47,8 @@ __all__ = [
     "Phase",
     "PhaseProgress",
     "Piece",
-    "Piece",
     "ReadFailed",
     "ReadTimes",
-    "RecordReader",
     "RecordReader",
     "Residency",
     "ShortRead",
@@ -61,7 +57,6 @@ __all__ = [
     "StoreSettings",
     "StoreSource",
     "UseAfterRelease",
-    "copier_to",
     "copier_to",
     "device_memory",
     "downloading",
