@@ -60,9 +60,11 @@ class Pool:
     def __init__(
         self, experts_of_layer_L: Sequence[int], num_slots: int, policy: Policy, seed: int = 0
     ) -> None:
-        self.history = History(experts_of_layer_L)
-        self.policy = policy
         num_experts = sum(experts_of_layer_L)
+        # A pool that holds all of them has nothing to learn.
+        learns = policy.learns and num_slots < num_experts
+        self.history = History(experts_of_layer_L, learns=learns)
+        self.policy = policy
         self.slot_N: Ints = np.full(num_experts, -1, np.int64)
         """-1 for those outside."""
         self.expert_S: Ints = np.full(num_slots, -1, np.int64)
@@ -97,12 +99,12 @@ class Pool:
         self.counts.bypasses += len(bypassed)
         return Outcome(both[is_hit], decode, prefill, bypassed)
 
-    def want(self, expert: int, probability: float, prefill: bool = False) -> Entry:
-        """See :meth:`SlotTable.want`."""
-        self.history.expected_N[expert] = probability
-        newcomer = np.array([expert], np.int64)
-        victims = self.victims(newcomer, prefill, is_selective=not prefill)
-        entry = self.put(newcomer[: len(self.free) + len(victims)], victims, prefill)
+    def want(self, experts: Ints, probability: float, prefill: bool = False) -> Entry:
+        """See :meth:`SlotTable.want`; each once, all with the same probability."""
+        self.history.expected_N[experts] = probability
+        absent = self._worthiest_first(experts[self.slot_N[experts] < 0])
+        victims = self.victims(absent, prefill, is_selective=not prefill)
+        entry = self.put(absent[: len(self.free) + len(victims)], victims, prefill)
         self._is_unused_N[entry.experts_M] = True
         self.counts.prefetches += len(entry.experts_M)
         return entry
@@ -157,14 +159,20 @@ class Pool:
         """Slots for as many as may be, and those that remain outside."""
         if not len(missing_M):
             return Entry(_NONE, _NONE), _NONE
-        policy = self.policy
-        if policy.is_selective and len(missing_M) > max(1, len(self.free)):
-            worth = policy.worth(self.history, missing_M)
-            missing_M = missing_M[np.lexsort((self._rank_N[missing_M], -worth))]
-        victims = self.victims(missing_M, prefill, policy.is_selective)
+        is_selective = self.policy.is_selective
+        if is_selective:
+            missing_M = self._worthiest_first(missing_M)
+        victims = self.victims(missing_M, prefill, is_selective)
         granted = min(len(missing_M), len(self.free) + len(victims))
         entry = self.put(missing_M[:granted], victims, prefill)
         return entry, np.sort(missing_M[granted:])
+
+    def _worthiest_first(self, experts: Ints) -> Ints:
+        if len(experts) <= max(1, len(self.free)):  # all of them will find room, or the only one
+            return experts
+        worth = self.policy.worth(self.history, experts)
+        ordered: Ints = experts[np.lexsort((self._rank_N[experts], -worth))]
+        return ordered
 
     def _candidates(self, prefill: bool) -> Ints:
         """Whoever may leave for a prompt, or for decoding."""

@@ -137,9 +137,7 @@ class SlotTable(Generic[K]):
         None if it is there, or if nothing unpinned is worth less than it; ``prefill``: if nothing
         is to be had for prompts.
         """
-        number = self._number[key]
-        if self._pool.slot_N[number] >= 0:
-            return None
+        number = np.array([self._number[key]], np.int64)
         entry = self._pool.want(number, probability, prefill)
         return next(iter(self._loads(Happening.PREFETCH, entry)), None)
 

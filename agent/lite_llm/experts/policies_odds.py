@@ -1,0 +1,90 @@
+"""How probable it is that a layer's next visit uses an expert: learned from what just happened.
+
+Experts of one bucket have been away for about as long and were used about as often of late; how
+many of a bucket were used at the next visit is counted as the model runs. Nothing is assumed about
+the model, and no logarithm or root is taken, so every machine counts the same.
+
+Legend: E experts of a layer, N of all layers, B buckets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+AGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 254)
+"""Upper ends of the buckets of visits since the last use; one more is for those beyond."""
+FAST_DECAY: Final = 0.8
+SLOW_DECAY: Final = 0.98
+"""Per visit, of two averages of use: over about 5 of them, and over about 50."""
+LEVELS: Final = 8
+"""Buckets of each average."""
+PRIOR_WEIGHT: Final = 8.0
+"""Uses that the averages themselves count for, until a bucket has seen more."""
+FORGET_AT: Final = float(1 << 20)
+"""A bucket that saw so many halves all counts."""
+
+_NUM_BUCKETS: Final = (len(AGES) + 1) * LEVELS * LEVELS
+_OLDEST: Final = 255
+_BUCKET_OF_AGE: Final = np.array(
+    [bisect_left(AGES, age) * LEVELS * LEVELS for age in range(_OLDEST + 1)], np.int64
+)
+_FINE: Final = 1024  # of the slow average, in which levels are narrower the lower they are
+_LEVEL_OF_SLOW: Final = np.array(
+    [
+        sum(fine * LEVELS * LEVELS >= level * level * _FINE for level in range(1, LEVELS))
+        for fine in range(_FINE + 1)
+    ],
+    np.int64,
+)
+
+
+class Odds:
+    """Of all experts of a model; every visit of a layer is an observation."""
+
+    def __init__(self, slices: Sequence[slice]) -> None:
+        """``slices``: which experts are each layer's."""
+        num = slices[-1].stop if slices else 0
+        self._slices = slices
+        self._age_N: Ints = np.full(num, _OLDEST, np.int64)
+        self._fast_N: Floats = np.zeros(num)
+        self._slow_N: Floats = np.zeros(num)
+        self._bucket_N: Ints = np.full(num, _BUCKET_OF_AGE[_OLDEST], np.int64)
+        self._seen_B: Floats = np.zeros(_NUM_BUCKETS)
+        self._used_B: Floats = np.zeros(_NUM_BUCKETS)
+
+    def visit(self, layer: int, used: Ints) -> None:
+        """The layer uses these of its experts, each once."""
+        own = self._slices[layer]
+        bucket_E, age_E = self._bucket_N[own], self._age_N[own]
+        fast_E, slow_E = self._fast_N[own], self._slow_N[own]
+        self._seen_B += np.bincount(bucket_E, minlength=_NUM_BUCKETS)
+        self._used_B += np.bincount(self._bucket_N[used], minlength=_NUM_BUCKETS)
+        if self._seen_B.max() > FORGET_AT:
+            self._seen_B *= 0.5
+            self._used_B *= 0.5
+        age_E += 1
+        np.minimum(age_E, _OLDEST, out=age_E)
+        fast_E *= FAST_DECAY
+        slow_E *= SLOW_DECAY
+        self._age_N[used] = 1
+        self._fast_N[used] += 1.0 - FAST_DECAY
+        self._slow_N[used] += 1.0 - SLOW_DECAY
+        np.take(_BUCKET_OF_AGE, age_E, out=bucket_E)
+        bucket_E += np.minimum(fast_E * LEVELS, LEVELS - 1).astype(np.int64) * LEVELS
+        bucket_E += _LEVEL_OF_SLOW[(slow_E * _FINE).astype(np.int64)]
+
+    def of(self, experts: Ints) -> Floats:
+        """Each one's probability at the next visit of its layer, above 0 and below 1."""
+        bucket = self._bucket_N[experts]
+        guess = 0.4 * self._fast_N[experts] + 0.6 * self._slow_N[experts]
+        used = self._used_B[bucket] + PRIOR_WEIGHT * guess + 0.01
+        odds: Floats = used / (self._seen_B[bucket] + PRIOR_WEIGHT + 0.1)
+        return odds
