@@ -12,6 +12,7 @@ from lite_llm.experts.layout import check_layer, matrices_of, mxfp4
 from lite_llm.experts.missing import ExpertAway, ExpertCorrupt
 from lite_llm.experts.packing import Packing, packing_of
 from lite_llm.experts.policies import LRU, History, Policy
+from lite_llm.experts.prefetch import Ahead, Throttle
 from lite_llm.experts.record_layout import converted
 from lite_llm.experts.reduction import row_sum, sigmoid, softmax
 from lite_llm.experts.routing import Gate, GroupScore, Routed, Router, Scoring
@@ -28,6 +29,7 @@ __all__ = [
     "LRU",
     "STORED_DTYPES",
     "Activity",
+    "Ahead",
     "Bank",
     "Decision",
     "Event",
@@ -60,6 +62,7 @@ __all__ = [
     "SlotTable",
     "StepRows",
     "Tally",
+    "Throttle",
     "TierGate",
     "TierMasks",
     "TieredGate",

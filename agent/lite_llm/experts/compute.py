@@ -59,7 +59,7 @@ class LayerExperts:
 
     def _in_waves(self, x_TD: Tensor, packing: Packing) -> Tensor:
         x_SD = packing.pack(x_TD)
-        out_SD = torch.empty_like(x_SD)
+        out_SD: Tensor | None = None
         waves = self._bank.bring(packing)
         try:
             for number, wave in enumerate(waves):
@@ -67,12 +67,15 @@ class LayerExperts:
                     self.ahead(x_TD)
                 if wave.places is None:
                     return self._run(x_SD, packing.counts, wave.weights)
+                if out_SD is None:
+                    out_SD = torch.empty_like(x_SD)
                 if wave.places:
                     counts = [packing.counts[place] for place in wave.places]
                     rows_W = packing.rows_of(wave.places)
                     out_SD[rows_W] = self._run(x_SD[rows_W], counts, wave.weights)
         finally:
             waves.close()
+        assert out_SD is not None, "a bank has at least one wave"
         return out_SD
 
     def _run(self, x_SD: Tensor, counts: Sequence[int], experts: Sequence[ExpertWeights]) -> Tensor:

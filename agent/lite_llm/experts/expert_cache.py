@@ -29,6 +29,9 @@ from lite_llm.tiers import RecordReader
 PASSAGE: Final = 2
 """Hot slots for experts that the table keeps no place for: one runs while the next one comes."""
 
+FORGETTING_VISITS: Final = 4
+"""Steps without a miss after which nothing is fetched early any more."""
+
 Waves = Generator[Wave, None, None]
 
 
@@ -47,6 +50,8 @@ class ExpertCache:
         Raises :class:`InvalidSettings` for budgets that hold too few of them.
         """
         self.rows = StepRows()
+        self.prefetches = settings.prefetch
+        """Whether layers fetch for those after them."""
         self.log = EventLog() if settings.log else None
         """What became of every expert, in order."""
         self.keys = [record.key for _, records in sorted(layers.items()) for record in records]
@@ -54,6 +59,7 @@ class ExpertCache:
         every: dict[int, range] = {}
         self._numbers: dict[int, list[int]] = {}
         self._stored: list[Stored] = []
+        self._visits_since_miss = 0
         known: dict[RecordLayout, RecordLayout] = {}
         for layer, records in sorted(layers.items()):
             first, rows = len(self._stored), [record.router_row for record in records]
@@ -106,8 +112,9 @@ class ExpertCache:
         slots = {place.key: self._slots[place.slot] for place in decision.hits}
         for load in decision.loads:
             slots[load.place.key] = self._slots[load.place.slot]
-        for slot in slots.values():
-            slot.is_early = False
+        self._visits_since_miss += 1
+        if decision.loads or decision.bypassed:
+            self._visits_since_miss = 0
         try:
             if len(slots) == len(experts) and all(
                 slot.holds(expert) for expert, slot in slots.items()
@@ -175,15 +182,23 @@ class ExpertCache:
         finally:
             self.fetcher.release(warm)
 
-    def expect(self, probabilities: Iterable[tuple[int, float]], distance: int) -> None:
-        """Fetch what a layer will probably ask for, ``distance`` layers from now."""
-        for expert, probability in probabilities:
+    def expect(self, layer: int, rows: Iterable[int], probability: float, distance: int) -> None:
+        """Fetch what a layer, so many layers from now, will probably ask for: ``rows`` of its
+        router, each with this probability."""
+        for row in rows:
+            expert = self._numbers[layer][row]
             load = self.table.want(expert, probability)
-            if load is None:
-                continue
-            slot = self._slots[load.place.slot]
-            slot.is_early = True
-            self.fetcher.expect(expert, slot, probability, distance / max(probability, 1e-6))
+            if load is not None:
+                slot = self._slots[load.place.slot]
+                self.fetcher.expect(expert, slot, probability, distance / max(probability, 1e-3))
+
+    @property
+    def has_missed_lately(self) -> bool:
+        """Whether there is anything to gain by fetching early: at the last visits experts lacked.
+
+        As counts alone say it, this is the same in every run.
+        """
+        return self._visits_since_miss <= FORGETTING_VISITS * len(self._numbers)
 
     def _weights(self, expert: int, slot: HotSlot) -> ExpertWeights:
         return slot.weights(self._stored[expert].layout)

@@ -64,8 +64,6 @@ class HotSlot(Slot):
     """The last job that was to fill it."""
     fence: Any = None
     """The device's event behind the last product that used it; None without a device."""
-    is_early: bool = False
-    """Fetched before anybody asked, and nobody has."""
     _seen: tuple[RecordLayout, ExpertWeights] | None = None
 
     def holds(self, expert: int) -> bool:

@@ -18,6 +18,7 @@ from lite_llm.experts import (
     Bank,
     Gating,
     LayerExperts,
+    Routed,
     TieredGate,
     TieredRouter,
     TierGate,
@@ -108,6 +109,10 @@ class TieredMoeBlock:
 
     def __call__(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Tensor:
         """``[T, D]``. A tier is allowed where all of its experts are."""
+        return self.experts(x_TD, self.route(x_TD, mask_TE))
+
+    def route(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Routed:
+        """Which experts each row chooses."""
         allowed_TI, is_used = None, [True] * len(self._tiers)
         if mask_TE is not None:
             allowed = [mask_TE[:, first:last].all(1) for first, last in self._tiers]
@@ -119,7 +124,7 @@ class TieredMoeBlock:
             linear(x_TD, router_SD, out_dtype=torch.float32) if used else None
             for router_SD, used in zip(self._routers_SD, is_used, strict=True)
         ]
-        return self.experts(x_TD, self._router.route(scores, allowed_TI=allowed_TI))
+        return self._router.route(scores, allowed_TI=allowed_TI)
 
 
 def hser(fields: Fields, context_tokens: int | None = None) -> DecoderConfig:

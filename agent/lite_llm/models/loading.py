@@ -20,6 +20,7 @@ from lite_llm.models.assembly import (
 )
 from lite_llm.models.decoder import Decoder
 from lite_llm.models.inventory import Inventory, take_inventory
+from lite_llm.models.moe import fetch_ahead
 from lite_llm.models.weights import Layer, Weights
 from lite_llm.tiers import Layer as Arrived
 from lite_llm.tiers import Load, RecordReader
@@ -55,7 +56,7 @@ async def arriving_decoder(
     ``inventory.manifest``; experts come with it, or as they are asked for from ``cache``.
     """
     decoder = _decoder(inventory, cache)
-    filling = asyncio.create_task(_fill(decoder.weights, load, inventory, cache))
+    filling = asyncio.create_task(_fill(decoder, load, inventory, cache))
     try:
         yield decoder
     finally:
@@ -97,6 +98,7 @@ def load_decoder(
             bank = _bank(cache, inventory, number)
         weights.put(number, assemble_layer(inventory, number, views, bank))
         yield Progress(done, total)
+    _connect(decoder, cache)
     views = {**_read(reader, inventory, "model.norm."), **_read(reader, inventory, "lm_head.")}
     weights.put_head(assemble_head(inventory, views, embedding_VD))
     yield Progress(total, total)
@@ -106,6 +108,13 @@ def load_decoder(
 def _decoder(inventory: Inventory, cache: ExpertCache | None) -> Decoder:
     rows = None if cache is None else cache.rows
     return Decoder(inventory.config, Weights(len(inventory.layers)), rows)
+
+
+def _connect(decoder: Decoder, cache: ExpertCache | None) -> None:
+    """Once all layers are there."""
+    if cache is not None and cache.prefetches:
+        layers = range(len(decoder.config.layers))
+        fetch_ahead((decoder.weights.get(number).ffn for number in layers), cache)
 
 
 def _bank(cache: ExpertCache, inventory: Inventory, number: int) -> Bank:
@@ -123,8 +132,9 @@ def _assembled(
 
 
 async def _fill(
-    weights: Weights, load: Load, inventory: Inventory, cache: ExpertCache | None
+    decoder: Decoder, load: Load, inventory: Inventory, cache: ExpertCache | None
 ) -> None:
+    weights = decoder.weights
     try:
         arrived = await load.embeddings()
         embedding_VD = await _in_thread(assemble_embedding, inventory, arrived.tensors)
@@ -132,6 +142,7 @@ async def _fill(
         for number in range(len(inventory.layers)):
             arrived = await load.layer(number)
             weights.put(number, await _in_thread(_assembled, inventory, number, arrived, cache))
+        _connect(decoder, cache)
         arrived = await load.head()
         weights.put_head(await _in_thread(assemble_head, inventory, arrived.tensors, embedding_VD))
     except Exception as error:  # whatever it is, it belongs to those who wait

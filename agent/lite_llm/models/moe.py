@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,11 +17,15 @@ from lite_llm.contracts.errors import Corrupt
 from lite_llm.contracts.manifest import ExpertRecord
 from lite_llm.experts import (
     Activity,
+    Ahead,
     Bank,
+    ExpertCache,
     Gate,
     Gating,
     LayerExperts,
+    Routed,
     Router,
+    Throttle,
     Ties,
     TooFewExperts,
     check_layer,
@@ -137,6 +142,8 @@ class _Choosy(Protocol):
 class _WithExperts(Protocol):
     experts: LayerExperts
 
+    def route(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Routed: ...
+
 
 class MoeBlock:
     """Routed and shared experts with their weights."""
@@ -159,10 +166,13 @@ class MoeBlock:
 
     def __call__(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Tensor:
         """``[T, D]``."""
-        scores_TE = linear(x_TD, self._router_ED, self._router_bias_E, out_dtype=torch.float32)
-        routed = self._router.route(scores_TE, bias_E=self._choice_bias_E, allowed_TE=mask_TE)
-        y_TD = self.experts(x_TD, routed)
+        y_TD = self.experts(x_TD, self.route(x_TD, mask_TE))
         return y_TD if self._shared is None else y_TD + self._of_shared(x_TD, self._shared)
+
+    def route(self, x_TD: Tensor, mask_TE: Tensor | None = None) -> Routed:
+        """Which experts each row chooses."""
+        scores_TE = linear(x_TD, self._router_ED, self._router_bias_E, out_dtype=torch.float32)
+        return self._router.route(scores_TE, bias_E=self._choice_bias_E, allowed_TE=mask_TE)
 
     def _of_shared(self, x_TD: Tensor, shared: FfnBlock) -> Tensor:
         y_TD = shared(x_TD, None)
@@ -189,6 +199,16 @@ def check_masks(config: DecoderConfig, masks: Sequence[Tensor | None]) -> None:
     for layer, mask_1E in zip(config.layers, masks, strict=True):
         if mask_1E is not None and isinstance(layer.ffn, _Choosy):
             layer.ffn.check_allowed(mask_1E[0])
+
+
+def fetch_ahead(blocks: Iterable[FfnBlock], cache: ExpertCache) -> None:
+    """Have each layer's experts fetched while the one before runs, from now on."""
+    throttle = Throttle()
+    with_experts = [block for block in blocks if isinstance(block, _WithExperts)]
+    for block, following in pairwise(with_experts):
+        layer = following.experts.layer
+        distance = layer - block.experts.layer
+        block.experts.ahead = Ahead(cache, throttle, layer, following.route, distance=distance)
 
 
 def record_activity(blocks: Iterable[FfnBlock]) -> Activity:
