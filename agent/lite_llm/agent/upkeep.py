@@ -109,6 +109,7 @@ async def _serve(model: HostedModel, checkpoint: LocalCheckpoint, house: House) 
         if model.state is ModelState.FROZEN:
             model.step(ModelEvent.RELEASED, "asleep on disk")
     except WorkerCrashed as crash:
+        model.medium = Medium.NVME
         await _recover(model, crash)
     finally:
         model.medium = Medium.NVME
