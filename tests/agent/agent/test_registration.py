@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 from lite_llm.agent import AgentSettings
-from lite_llm.agent.models import Models
+from lite_llm.agent.changes import Changes
+from lite_llm.agent.declared import Declared
+from lite_llm.agent.house import opened
+from lite_llm.agent.models import hosting
+from lite_llm.agent.node import Node as HostNode
+from lite_llm.agent.peers import alone
 from lite_llm.agent.registration import Registration, registered
-from lite_llm.agent.service import AgentService
-from lite_llm.agent.state_directory import StateDirectory
+from lite_llm.agent.reports import Reporter
+from lite_llm.agent.state_directory import claimed
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import Internal
+from lite_llm.contracts.errors import OutOfMemory
 from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
 from lite_llm.metastore import (
     Entry,
@@ -27,6 +32,7 @@ from lite_llm.metastore import (
     open_store,
 )
 from lite_llm.proto.v1 import agent_pb2, model_pb2
+from lite_llm.telemetry import Metrics, Program, names
 from lite_llm.testing.etcd import EtcdServer, etcd_server
 from lite_llm.wire import loads, ref_to_proto
 
@@ -38,30 +44,57 @@ MODEL_KEY = key_of(ResidencyKey(TINY, NODE))
 
 
 class Node:
-    """An agent's models and service, without its server."""
+    """An agent's models and what it says of itself, without its server.
+
+    It has no memory, so that every load fails at once.
+    """
 
     def __init__(self, state: Path) -> None:
         self.settings = AgentSettings(
-            state_directory=state, node=NODE, heartbeat_seconds=0.3, lease_seconds=1.0, zone="z"
+            state_directory=state,
+            node=NODE,
+            heartbeat_seconds=0.3,
+            lease_seconds=1.0,
+            zone="z",
+            memory_bytes=0,
+            spare_workers=0,
+            cache_bytes=1 << 20,
         )
-        self.models = Models(StateDirectory(state), self.settings)
-        self.service = AgentService(self.settings, self.models)  # type: ignore[abstract]
+        self.changes = Changes()
 
     @asynccontextmanager
     async def registered(self, store: Store) -> AsyncIterator[None]:
-        registration = Registration(store, self.settings, self.service, self.models.changes)
-        async with registered(registration):
-            yield
+        async with AsyncExitStack() as stack:
+            house, disks = await stack.enter_async_context(
+                opened(
+                    self.settings,
+                    stack.enter_context(claimed(self.settings.state_directory)),
+                    self.changes,
+                    Metrics(names.exported_by(Program.AGENT)),
+                    Declared(store),
+                    alone,
+                )
+            )
+            self.models = await stack.enter_async_context(hosting(house, self.changes))
+            self.reporter = Reporter(
+                self.settings,
+                HostNode(devices=()),
+                self.models,
+                memory=house.memory,
+                warmth=house.warmth,
+                disks=disks,
+                cache_bytes=1 << 20,
+            )
+            registration = Registration(store, self.settings, self.reporter, self.changes)
+            async with registered(registration):
+                yield
 
     async def hold(self, source: Path) -> None:
-        """A model whose load fails at once, for its worker's log can't be written."""
-        (self.settings.state_directory / "logs" / "default.tiny.log").mkdir(
-            parents=True, exist_ok=True
-        )
+        """A model whose load fails."""
         spec = model_pb2.ModelSpec(ref=ref_to_proto(TINY), generation=7)
         spec.source.uri = str(source)
-        with pytest.raises(Internal, match="IsADirectoryError while holding default/tiny"):
-            async for _ in self.models.load(spec).follow_load():
+        with pytest.raises(OutOfMemory, match="do not fit"):
+            async for _ in self.models.load(spec).follow(lambda: False):
                 pass
 
 
@@ -141,8 +174,8 @@ async def test_a_second_agent_of_the_same_name_waits_and_says_so(
         registered_as = (await status_when(store, lambda status: True)).incarnation
         async with twin.registered(store):
             async with asyncio.timeout(WAIT):
-                while "another agent is registered as node-1" not in twin.service.trouble:
-                    await twin.models.changes.beyond(twin.models.changes.version)
+                while "another agent is registered as node-1" not in twin.reporter.trouble:
+                    await twin.changes.beyond(twin.changes.version)
             still = await status_when(store, lambda status: status.heartbeat > 2)
             assert still.incarnation == registered_as
             await first.aclose()
@@ -167,7 +200,7 @@ async def test_models_come_and_go_in_the_store(
         await node.hold(tmp_path)
         held = await model_when(store, is_recovering)
         assert held is not None
-        assert held.reason == "IsADirectoryError while holding default/tiny"
+        assert "do not fit into 0 B" in held.reason
         assert held.observed_generation == 7
         await node.models.unload(TINY, 0)
         await model_when(store, is_absent)
@@ -196,9 +229,9 @@ async def test_an_agent_without_its_store_says_so_and_comes_back(
         before = await status_when(store, lambda status: True)
         await asyncio.to_thread(etcd.kill)
         async with asyncio.timeout(WAIT):
-            while not node.service.trouble:
-                await node.models.changes.beyond(node.models.changes.version)
-        assert not node.service.report().status.health.healthy
+            while not node.reporter.trouble:
+                await node.changes.beyond(node.changes.version)
+        assert not node.reporter.report().status.health.healthy
         await asyncio.to_thread(etcd.start)
         after = await status_when(store, lambda status: status.heartbeat > before.heartbeat + 1)
         assert after.incarnation == before.incarnation

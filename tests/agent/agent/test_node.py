@@ -1,0 +1,46 @@
+"""What a node says of itself."""
+
+import json
+from pathlib import Path
+
+from lite_llm.agent.node import devices, inspected, memory_bytes, parsed_devices
+from lite_llm.contracts import Medium
+
+
+def test_speeds_are_measured_once(tmp_path: Path) -> None:
+    kept = tmp_path / "speeds.json"
+    first = inspected(tmp_path, kept)
+    assert set(first.speeds) == {Medium.DRAM, Medium.NVME}
+    assert all(speed > 1 << 20 for speed in first.speeds.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["speeds.json"]
+    kept.write_text(json.dumps({"DRAM": 7, "NVME": 5}))
+    assert inspected(tmp_path, kept).speeds == {Medium.DRAM: 7, Medium.NVME: 5}
+
+
+def test_what_was_kept_may_be_broken(tmp_path: Path) -> None:
+    kept = tmp_path / "speeds.json"
+    for text in ("", "[]", '{"TAPE": 1}', '{"DRAM": "fast"}'):
+        kept.write_text(text)
+        assert inspected(tmp_path, kept).speeds[Medium.DRAM] > 1 << 20
+
+
+def test_a_disk_that_can_not_be_written_is_not_measured(tmp_path: Path) -> None:
+    node = inspected(tmp_path / "absent", tmp_path / "speeds.json")
+    assert set(node.speeds) == {Medium.DRAM}
+
+
+def test_devices() -> None:
+    (device, *_) = devices()
+    assert device.memory_bytes > 0
+    assert device.capability != "cpu" or device.memory_bytes == memory_bytes()
+
+
+def test_the_drivers_list() -> None:
+    text = "0, NVIDIA H100 80GB HBM3, 81559, 9.0\n1, Tesla T4, 15360, 7.5\nno devices\n"
+    first, second = parsed_devices(text)
+    assert (first.name, first.memory_bytes, first.capability) == (
+        "NVIDIA H100 80GB HBM3",
+        81559 << 20,
+        "9.0",
+    )
+    assert second.index == 1
