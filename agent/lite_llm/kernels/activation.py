@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lite_llm.kernels import rowwise
+from lite_llm.kernels.cuda_tensors import on_gpu
 from lite_llm.kernels.threads import chunk_rows
 from lite_llm.kernels.vector import KINDS
 
@@ -29,6 +30,10 @@ _CODES = {
 
 def gated(gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
     """``activation(gate) * up``, rounded to x's dtype after each step."""
+    if on_gpu(gate_TF, up_TF) and gate_TF.dim() == 2 and up_TF.shape == gate_TF.shape:
+        from lite_llm.kernels import triton_rowwise
+
+        return triton_rowwise.gated(gate_TF, up_TF, _CODES[activation])
     if not (gate_TF.is_cpu and gate_TF.dtype in KINDS and gate_TF.dim() == 2):
         return _reference(gate_TF, up_TF, activation)
     if up_TF.shape != gate_TF.shape or up_TF.dtype is not gate_TF.dtype:

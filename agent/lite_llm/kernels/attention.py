@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lite_llm.kernels import paged_attention
+from lite_llm.kernels.cuda_tensors import on_gpu
 from lite_llm.kernels.mode import is_fast
 from lite_llm.kernels.paging import TILE_ROWS, LayerPages
 from lite_llm.kernels.threads import float_bits, get_threads, layout, scratch, table_of
@@ -35,6 +36,10 @@ def attend(
     """
     rows, kv = pages.rows, pages.kv
     keys, values = kv.keys_PGBC, kv.values_PGBE
+    if on_gpu(queries_THC, keys, values):
+        from lite_llm.kernels import triton_paged
+
+        return triton_paged.attend(queries_THC, pages, scale, window, softcap, sinks_H)
     if not (queries_THC.is_cpu and queries_THC.dtype in KINDS and keys.dtype in KINDS):
         return _reference(queries_THC, pages, scale, window, softcap, sinks_H)
     if is_fast() and softcap is None and sinks_H is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lite_llm.kernels import products
+from lite_llm.kernels.cuda_tensors import on_gpu
 from lite_llm.kernels.mode import is_fast
 from lite_llm.kernels.threads import get_threads, scratch, table_of
 from lite_llm.kernels.vector import FLOAT32, KINDS, LANES
@@ -34,6 +35,10 @@ def linear(
 
     A row's bits depend on that row and the weights alone. x, weight and bias may differ in dtype.
     """
+    if on_gpu(x_TK, weight_NK) and not is_fast():
+        from lite_llm.kernels import triton_linear
+
+        return triton_linear.linear(x_TK, (weight_NK, bias_N), out_dtype)
     if weight_NK.dtype not in KINDS or not _is_ours(x_TK):
         y_TN = functional.linear(x_TK, weight_NK, bias_N)
         return y_TN if out_dtype is None else y_TN.to(out_dtype)
@@ -45,6 +50,10 @@ def linear(
 
 def linears(x_TK: Tensor, weights: Sequence[Weights]) -> list[Tensor]:
     """What ``linear`` gives for each weight, bit for bit, started once for all: ``[T, N]`` each."""
+    if on_gpu(x_TK, *(weight_NK for weight_NK, _ in weights)) and not is_fast():
+        from lite_llm.kernels import triton_linear
+
+        return triton_linear.linears(x_TK, weights)
     first_NK, first_N = weights[0]
     alike = all(
         weight_NK.dtype is first_NK.dtype
@@ -74,6 +83,10 @@ def grouped_linear(
     """
     if sum(counts) != x_SK.shape[0]:
         raise ValueError(f"counts add up to {sum(counts)}, not to the {x_SK.shape[0]} rows")
+    if on_gpu(x_SK, *weights_NK) and not is_fast():
+        from lite_llm.kernels import triton_linear
+
+        return triton_linear.grouped_linear(x_SK, weights_NK, counts, biases_N)
     if not _is_ours(x_SK):
         rows = torch.split(x_SK, list(counts))
         return torch.cat(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lite_llm.kernels import rowwise
+from lite_llm.kernels.cuda_tensors import on_gpu
 from lite_llm.kernels.threads import chunk_rows, float_bits
 from lite_llm.kernels.vector import KINDS
 
@@ -19,6 +20,10 @@ def rms_norm(
     ``plus_one``: Gemma's, whose weights are stored less one and applied in float32, before the
     rounding. Without a weight: the division alone.
     """
+    if on_gpu(x_TD):
+        from lite_llm.kernels import triton_rowwise
+
+        return triton_rowwise.rms_norm(x_TD, weight_D, epsilon, plus_one=plus_one)
     if not (x_TD.is_cpu and x_TD.dtype in KINDS):
         return _reference(x_TD, weight_D, epsilon, plus_one)
     out_dtype = x_TD.dtype

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lite_llm.kernels import rowwise
+from lite_llm.kernels.cuda_tensors import on_gpu
 from lite_llm.kernels.threads import chunk_rows, layout, table_of
 from lite_llm.kernels.vector import KINDS
 
@@ -82,7 +83,8 @@ class Rows:
         firsts = [np.arange(begin, end, TILE_ROWS) for begin, end in zip(begins, ends, strict=True)]
         first_X = np.concatenate(firsts) if firsts else np.empty(0, np.int64)
         sizes_X = np.diff(np.append(first_X, rows))
-        return torch.from_numpy(np.stack((first_X, sizes_X), axis=1).astype(np.int32))
+        tiles_X2 = torch.from_numpy(np.stack((first_X, sizes_X), axis=1).astype(np.int32))
+        return tiles_X2.to(self.sequence_T.device)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class LayerPages:
 
 def store(pages: LayerPages, keys_TGC: Tensor, values_TGE: Tensor | None) -> None:
     """Write each row's key and value to its place; ``None`` where values lie within keys."""
+    if on_gpu(keys_TGC, pages.kv.keys_PGBC):
+        from lite_llm.kernels import triton_paged
+
+        triton_paged.store(pages, keys_TGC, values_TGE)
+        return
     _store(pages, 0, pages.kv.keys_PGBC, keys_TGC)
     if values_TGE is not None:
         _store(pages, 1, pages.kv.values_PGBE, values_TGE)

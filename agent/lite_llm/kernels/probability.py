@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lite_llm.kernels import rowwise
+from lite_llm.kernels.cuda_tensors import on_gpu
 
 
 def softmax(x_RV: Tensor) -> Tensor:
@@ -19,6 +20,10 @@ def log_softmax(x_RV: Tensor) -> Tensor:
 
 
 def _soften(x_RV: Tensor, *, logarithm: bool) -> Tensor:
+    if on_gpu(x_RV):
+        from lite_llm.kernels import triton_rowwise
+
+        return triton_rowwise.soften(x_RV.float(), logarithm=logarithm)
     if not x_RV.is_cpu:
         return torch.log_softmax(x_RV.float(), -1) if logarithm else torch.softmax(x_RV.float(), -1)
     x_RV = x_RV.float()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lite_llm.kernels import rowwise
+from lite_llm.kernels.cuda_tensors import on_gpu
 from lite_llm.kernels.threads import chunk_rows
 from lite_llm.kernels.vector import KINDS
 
@@ -16,6 +17,10 @@ def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     ``cos_TR`` and ``sin_TR`` are float32 and hold both halves; the result has x's dtype, and is
     rounded as transformers rounds: the factors to x's dtype first, then each product, then the sum.
     """
+    if on_gpu(x_THC):
+        from lite_llm.kernels import triton_rowwise
+
+        return triton_rowwise.rotate(x_THC, cos_TR, sin_TR)
     same = cos_TR.dtype is torch.float32 and cos_TR.stride() == sin_TR.stride()
     if not (x_THC.is_cpu and x_THC.dtype in KINDS and same and cos_TR.stride(1) == 1):
         return _reference(x_THC, cos_TR, sin_TR)
