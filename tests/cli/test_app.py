@@ -60,6 +60,12 @@ def test_help_names_every_command(command: str) -> None:
         (["inspect", "/no/such"], outcomes.NO_INPUT, "/no/such"),
         (["verify", "/no/such"], outcomes.NO_INPUT, "/no/such"),
         (["orchestrator", "--etcd", "x:1", "--listen", "x"], outcomes.CONFIG, "host:port"),
+        (["orchestrator", "--etcd", "x:1", "--registry-store", "s3://b"], outcomes.CONFIG, "both"),
+        (
+            ["orchestrator", "--etcd", "x:1", "--registry-store", "/b", "--registry-scratch", "/x"],
+            outcomes.CONFIG,
+            "can't be written to",
+        ),
         (["agent", "--etcd", "x:1", "--tls-ca", "a"], outcomes.CONFIG, "--tls-ca"),
         (["agent", "--etcd", "x:1", "--node", "Bad Name"], outcomes.CONFIG, "Bad Name"),
     ],

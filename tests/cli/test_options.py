@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lite_llm.cli.options import store_settings, tls_files
+from lite_llm.cli.options import registry_settings, store_settings, tls_files
 from lite_llm.contracts.errors import InvalidSettings
 
 NO_FILES: dict[str, Any] = {"ca": None, "cert": None, "key": None, "user": ""}
@@ -63,3 +63,10 @@ def test_mutual_tls_needs_all_files() -> None:
     assert files.certificate == CERT
     with pytest.raises(InvalidSettings, match="--tls-ca"):
         tls_files(CA, None, KEY)
+
+
+def test_the_registry_is_there_when_it_is_named(tmp_path: Path) -> None:
+    assert registry_settings(None, None) is None
+    settings = registry_settings(["s3://first/x", "gs://second"], tmp_path)
+    assert settings is not None
+    assert settings.stores == ("s3://first/x", "gs://second")

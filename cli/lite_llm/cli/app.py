@@ -85,6 +85,8 @@ def orchestrator(
     listen_grpc: Annotated[
         str, typer.Option(envvar="LITE_LLM_LISTEN_GRPC", help="host:port of the gRPC service.")
     ] = "127.0.0.1:8081",
+    registry_store: options.RegistryStores = None,
+    registry_scratch: options.RegistryScratch = None,
     tls_ca: options.TlsCa = None,
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
@@ -99,7 +101,11 @@ def orchestrator(
 
     tls = options.tls_files(tls_ca, tls_cert, tls_key)
     settings = OrchestratorSettings(
-        listen_http=listen, listen_grpc=listen_grpc, grpc_tls=tls, agent_tls=tls
+        listen_http=listen,
+        listen_grpc=listen_grpc,
+        grpc_tls=tls,
+        agent_tls=tls,
+        registry=options.registry_settings(registry_store, registry_scratch),
     )
     store = options.store_settings(etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user)
     logs.configure(log_level, format=log_format)

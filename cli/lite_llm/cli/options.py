@@ -15,9 +15,11 @@ from lite_llm.contracts.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from lite_llm.metastore import StoreSettings
+    from lite_llm.registry import RegistrySettings
     from lite_llm.wire import TlsFiles
 
 _ETCD, _TLS, _LOGS = "etcd", "Mutual TLS between programs", "Logs"
+_REGISTRY = "Bringing models in"
 
 Etcd = Annotated[
     str,
@@ -64,6 +66,26 @@ EtcdUser = Annotated[
         envvar="LITE_LLM_ETCD_USER",
         help="Better in the environment than on a command line that others can read.",
         rich_help_panel=_ETCD,
+    ),
+]
+RegistryStores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--registry-store",
+        metavar="URI",
+        envvar="LITE_LLM_REGISTRY_STORES",
+        help="s3://, az://, gs:// or file:// prefix that models are converted into; again for a"
+        " second and a third copy. Left out: models are loaded from where they are published.",
+        rich_help_panel=_REGISTRY,
+    ),
+]
+RegistryScratch = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry-scratch",
+        envvar="LITE_LLM_REGISTRY_SCRATCH",
+        help="Directory with room for a model twice, while it is brought in.",
+        rich_help_panel=_REGISTRY,
     ),
 ]
 TlsCa = Annotated[
@@ -162,3 +184,18 @@ def _member(url: str) -> tuple[str, str]:
 
 def _wrong(where: str, message: str, remedy: str) -> InvalidSettings:
     return InvalidSettings(message, where=where, remedy=remedy)
+
+
+def registry_settings(stores: list[str] | None, scratch: Path | None) -> RegistrySettings | None:
+    """Both or neither; raises :class:`InvalidSettings`."""
+    if not stores and scratch is None:
+        return None
+    if not stores or scratch is None:
+        raise InvalidSettings(
+            "bringing models in needs stores and a scratch directory",
+            where="--registry-store, --registry-scratch",
+            remedy="give both",
+        )
+    from lite_llm.registry import RegistrySettings
+
+    return RegistrySettings(stores=tuple(stores), scratch=scratch)
