@@ -96,6 +96,8 @@ def pieces_of(message: Mapping[str, Any]) -> Iterable[Piece]:
 
 
 def _rated(logprobs: Mapping[str, Any], ids: Sequence[int]) -> Iterable[wire.TokenLogprobs]:
+    if not logprobs:
+        return
     if "content" in logprobs:  # of a chat
         told = [
             (

@@ -14,6 +14,7 @@ import pytest
 from lite_llm.backends.foreign_model import ServerSettings
 from lite_llm.backends.service import ForeignService
 from lite_llm.contracts import ModelRef
+from lite_llm.contracts.errors import LiteLLMError
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub, add_AgentServicer_to_server
@@ -31,8 +32,11 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 class Worker:
     """A worker's service as a client sees it, with what tests ask again and again."""
 
-    def __init__(self, stub: AgentAsyncStub, service: ForeignService | None = None) -> None:
+    def __init__(
+        self, stub: AgentAsyncStub, socket: Path, service: ForeignService | None = None
+    ) -> None:
         self.stub = stub
+        self.socket = socket
         self._service = service
 
     @property
@@ -40,6 +44,11 @@ class Worker:
         """The servicer, where it runs in this process."""
         assert self._service is not None
         return self._service
+
+    @staticmethod
+    def error(failure: grpc.aio.AioRpcError) -> LiteLLMError:
+        """What a call failed with."""
+        return error_from(failure, where="worker")
 
     async def load(
         self, backend: str, source: Path, *, profile: str = "small"
@@ -55,7 +64,7 @@ class Worker:
         try:
             return [progress async for progress in self.stub.Load(request)]
         except grpc.aio.AioRpcError as error:
-            raise error_from(error, where="worker") from error
+            raise self.error(error) from error
 
     async def events(self, start: generate_pb2.GenerateStart) -> list[generate_pb2.GenerateEvent]:
         """All events of an answer."""
@@ -63,7 +72,7 @@ class Worker:
         try:
             return [event async for event in self.stub.Generate(iter([request]))]
         except grpc.aio.AioRpcError as error:
-            raise error_from(error, where="worker") from error
+            raise self.error(error) from error
 
     async def status(self) -> agent_pb2.AgentReport:
         """What it reports."""
@@ -94,19 +103,19 @@ def open_worker(tmp_path_factory: pytest.TempPathFactory) -> OpenWorker:
             serving(f"unix:{path}", services, grace=0.5),
             open_channel(f"unix:{path}") as channel,
         ):
-            yield Worker(AgentStub(channel), service)
+            yield Worker(AgentStub(channel), path, service)
 
     return opened
 
 
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory in front of PATH where ``vllm``, ``toka`` and ``llama-server`` are stand-ins."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """``vllm``, ``toka`` and ``llama-server`` on PATH are scripted ones."""
+    directory = tmp_path_factory.mktemp("bin")
     for name in ("vllm", "toka", "llama-server"):
         program = directory / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" {name} "$@"\n')
         program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(directory), prepend=":")
-    return directory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(directory), prepend=":")
+        yield

@@ -13,15 +13,15 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
+from tests.agent.backends.conftest import MODEL, OpenWorker, Worker
+from tests.agent.backends.gguf_file import write_gguf
+from tests.agent.engine.conftest import Driver
 
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, Unsupported, WorkerCrashed
 from lite_llm.engine import Limits, Model, Request, Sampling, load_model
 from lite_llm.proto.v1 import agent_pb2, model_pb2
 from lite_llm.proto.v1 import generate_pb2 as wire
 from lite_llm.testing.checkpoints import Shape, tiny_llama
-from tests.agent.backends.conftest import MODEL, OpenWorker, Worker
-from tests.agent.backends.gguf_file import write_gguf
-from tests.agent.engine.conftest import Driver
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,11 +42,15 @@ def gguf_path(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return write_gguf(checkpoint, path, seed=SEED, shape=SHAPE)
 
 
+@pytest.fixture(scope="module")
+def size(gguf_path: Path) -> int:
+    return gguf_path.stat().st_size
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def worker(open_worker: OpenWorker, gguf_path: Path) -> AsyncIterator[Worker]:
+async def worker(open_worker: OpenWorker, gguf_path: Path, size: int) -> AsyncIterator[Worker]:
     async with open_worker() as worker:
         steps = await worker.load("llamacpp", gguf_path)
-        size = gguf_path.stat().st_size
         assert {step.total_bytes for step in steps} == {size, 0}
         assert [step.state for step in steps][-2:] == [
             model_pb2.MODEL_STATE_WARM,
@@ -169,7 +173,9 @@ async def test_cancel_ends_the_answer_and_the_servers_work(worker: Worker) -> No
     await call.done_writing()
     while (event := await asyncio.wait_for(call.read(), WAIT)) is not grpc.aio.EOF:
         received.append(event)
-    assert received[-1].finished.reason == wire.FINISH_REASON_CANCELLED
+    last = received[-1]
+    assert isinstance(last, wire.GenerateEvent)
+    assert last.finished.reason == wire.FINISH_REASON_CANCELLED
     assert (await worker.status()).residencies[0].running_requests == 0
     # Not one of its four slots is held: as many long answers again begin at once.
     await asyncio.gather(*(worker.events(start(4)) for _ in range(8)))
