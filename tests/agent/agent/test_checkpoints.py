@@ -32,11 +32,11 @@ from lite_llm.contracts.errors import (
 )
 from lite_llm.proto.v1.generate_pb2 import LOAD_PHASE_FETCH, LoadProgress
 from lite_llm.proto.v1.model_pb2 import ModelSource
+from lite_llm.stores import Backoff
 from lite_llm.testing.checkpoints import Shape, tiny_llama
 from lite_llm.testing.guard import Guard
 from lite_llm.tiers import DiskBudget, DiskReader, DiskTier
 from lite_llm.tiers.cached_file import CachedFile
-from lite_llm.tiers.retrying import Backoff
 
 WAIT = 60.0  # seconds; for the machine's worst day
 
