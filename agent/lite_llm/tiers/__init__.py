@@ -1,24 +1,32 @@
 """Where each weight is, and the only mover of its bytes: memory, disks and stores as one ladder."""
 
+from lite_llm.stores import (
+    Listing,
+    LocalSource,
+    Origin,
+    ReadFailed,
+    ShortRead,
+    Source,
+    StoreSettings,
+    StoreSource,
+    list_checkpoint,
+    open_source,
+)
 from lite_llm.tiers.arena import Arena, Block, Lease
 from lite_llm.tiers.device_tier import Copier, DeviceTier, copier_to, open_device_tier
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader, ReadTimes
 from lite_llm.tiers.disk_tier import DiskBudget, DiskTier
 from lite_llm.tiers.download import Download, downloading
-from lite_llm.tiers.failures import ReadFailed, ShortRead, StillLeased, UseAfterRelease
+from lite_llm.tiers.failures import StillLeased, UseAfterRelease
 from lite_llm.tiers.layer import Layer
-from lite_llm.tiers.listing import Listing, list_checkpoint
 from lite_llm.tiers.load import Load
 from lite_llm.tiers.loader import Loader
 from lite_llm.tiers.memory import DeviceMemory, HostMemory, Memory, device_memory
 from lite_llm.tiers.memory_tier import HostTier
-from lite_llm.tiers.opening import open_source
 from lite_llm.tiers.plan import EMBEDDINGS, LoadPlan, plan_load
 from lite_llm.tiers.progress import LoadProgress, Phase, PhaseProgress
 from lite_llm.tiers.record_reader import Piece, RecordReader
 from lite_llm.tiers.residency import Residency
-from lite_llm.tiers.source import LocalSource, Origin, Source
-from lite_llm.tiers.store_tier import StoreSettings, StoreSource
 
 __all__ = [
     "EMBEDDINGS",

@@ -17,9 +17,9 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self, TypeVar
 
+from lite_llm.stores import ReadFailed, ShortRead, read_failed
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.extents import GRANULE, aligned_down, aligned_up
-from lite_llm.tiers.failures import ReadFailed, ShortRead
 from lite_llm.tiers.mapped_file import MappedFile
 from lite_llm.tiers.page_cache import is_cached
 from lite_llm.tiers.threads import on_thread
@@ -225,12 +225,3 @@ def _verified(
 def _first_bad(chunks: Chunks, left: range, target: memoryview, wanted: range) -> int | None:
     with target[chunks.start(left.start) - chunks.start(wanted.start) :] as view:
         return chunks.first_bad(left, view)
-
-
-def read_failed(path: Path, offset: int, error: OSError) -> ReadFailed:
-    """``error`` in our words, with the place."""
-    return ReadFailed(
-        f"reading {path} at {offset} failed: {error.strerror}",
-        where=f"{path} offset {offset}",
-        remedy="look at the kernel's log; the disk may be failing",
-    )

@@ -18,16 +18,15 @@ from lite_llm.contracts.errors import Internal, OutOfMemory, StorageFailed
 from lite_llm.contracts.manifest import FileRecord
 from lite_llm.contracts.resources import format_size
 from lite_llm.contracts.tiers import Medium
+from lite_llm.stores import Listing, Source
 from lite_llm.tiers.cached_file import CachedFile
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.disk_reader import DiskReader
 from lite_llm.tiers.disk_tier import DiskTier
 from lite_llm.tiers.extents import aligned_up
 from lite_llm.tiers.incoming import IncomingFile
-from lite_llm.tiers.listing import Listing
 from lite_llm.tiers.measures import Measures
 from lite_llm.tiers.progress import LoadProgress, Meter
-from lite_llm.tiers.source import Source
 
 PIECE_BYTES: Final = 4 << 20
 """Asked for at a time; or one chunk, where chunks are larger."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lite_llm.contracts.errors import Internal, StorageFailed
+from lite_llm.contracts.errors import Internal
 
 
 class UseAfterRelease(Internal):
@@ -11,11 +11,3 @@ class UseAfterRelease(Internal):
 
 class StillLeased(Internal):
     """A block was to be freed, moved or written while somebody else holds a lease on it."""
-
-
-class ReadFailed(StorageFailed):
-    """The disk refused to read; ``where`` names the file and the offset."""
-
-
-class ShortRead(ReadFailed):
-    """A file ended before the bytes that its manifest promises."""

@@ -13,15 +13,14 @@ from time import perf_counter
 from lite_llm.contracts.errors import Corrupt, LiteLLMError
 from lite_llm.contracts.manifest import FileRecord
 from lite_llm.contracts.tiers import Medium
+from lite_llm.stores import LocalSource, ReadFailed, Source
 from lite_llm.tiers.cached_file import CachedFile
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader, ReadTimes
 from lite_llm.tiers.disk_tier import DiskTier
-from lite_llm.tiers.failures import ReadFailed
 from lite_llm.tiers.mapped_file import MappedFile
 from lite_llm.tiers.measures import Measures
 from lite_llm.tiers.progress import Meter, Phase
-from lite_llm.tiers.source import LocalSource, Source
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from lite_llm.contracts.errors import InvalidRequest, OutOfMemory
 from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import FileRecord, Manifest
+from lite_llm.stores import LocalSource, Source
 from lite_llm.telemetry.metrics import Metrics
 from lite_llm.tiers.device_tier import DeviceTier
 from lite_llm.tiers.disk_reader import DiskReader
@@ -19,7 +20,6 @@ from lite_llm.tiers.mapped_file import MappedFile, mappings
 from lite_llm.tiers.measures import Measures
 from lite_llm.tiers.memory_tier import HeldRun, HostTier
 from lite_llm.tiers.plan import LoadPlan, Run, plan_expert, plan_load
-from lite_llm.tiers.source import LocalSource, Source
 from lite_llm.tiers.turns import Turns
 from lite_llm.tiers.verified import VerifiedChunks
 

@@ -23,10 +23,11 @@ from typing import Any, Final
 import structlog
 
 from lite_llm.contracts.errors import Internal
+from lite_llm.stores import ReadFailed
 from lite_llm.tiers.arena import Arena, Block
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.extents import GRANULE, aligned_down, aligned_up
-from lite_llm.tiers.failures import ReadFailed, StillLeased
+from lite_llm.tiers.failures import StillLeased
 from lite_llm.tiers.file_guard import file_guards
 from lite_llm.tiers.page_cache import cached_bytes, is_cached
 from lite_llm.tiers.plan import Run

@@ -16,12 +16,11 @@ from typing import Final
 from lite_llm.contracts.errors import Corrupt, LiteLLMError, StoreUnavailable
 from lite_llm.contracts.manifest import Manifest, Span
 from lite_llm.contracts.tiers import Medium
+from lite_llm.stores import LocalSource, ReadFailed, Source
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.device_tier import copy_bytes
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader
 from lite_llm.tiers.extents import aligned_down, aligned_up
-from lite_llm.tiers.failures import ReadFailed
-from lite_llm.tiers.source import LocalSource, Source
 
 PATIENCE_SECONDS: Final = 30.0
 """That a store may take for one record."""

@@ -14,11 +14,11 @@ import xxhash
 
 from lite_llm.contracts.errors import Corrupt
 from lite_llm.contracts.manifest import FileRecord
+from lite_llm.stores import ReadFailed, ShortRead
 from lite_llm.tiers.arena import Arena
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader
 from lite_llm.tiers.extents import GRANULE, aligned_up
-from lite_llm.tiers.failures import ReadFailed, ShortRead
 from lite_llm.tiers.memory import HostMemory
 from lite_llm.tiers.page_cache import is_cached
 

@@ -31,6 +31,7 @@ import pytest
 
 from lite_llm.contracts.errors import LiteLLMError, StoreUnavailable
 from lite_llm.contracts.tiers import Medium
+from lite_llm.stores import Backoff, open_store
 from lite_llm.tiers import (
     DiskBudget,
     DiskReader,
@@ -41,8 +42,6 @@ from lite_llm.tiers import (
     ShortRead,
     StoreSettings,
 )
-from lite_llm.tiers.retrying import Backoff
-from lite_llm.tiers.store_tier import open_store
 
 HASTY = StoreSettings(
     backoff=Backoff(attempts=3, first_seconds=0.01, longest_seconds=0.02), stall_seconds=5.0

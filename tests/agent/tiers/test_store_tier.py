@@ -15,6 +15,7 @@ from aiohttp import web
 
 from lite_llm.contracts.errors import Corrupt, Forbidden, InvalidRequest, StoreUnavailable
 from lite_llm.contracts.tiers import Medium
+from lite_llm.stores import Backoff, StoreSettings, StoreSource, open_store
 from lite_llm.tiers import (
     DiskBudget,
     DiskReader,
@@ -26,8 +27,6 @@ from lite_llm.tiers import (
     ReadFailed,
     ShortRead,
 )
-from lite_llm.tiers.retrying import Backoff
-from lite_llm.tiers.store_tier import StoreSettings, StoreSource, open_store
 
 CONTENT = os.urandom(3_000_000)
 HASTY = StoreSettings(

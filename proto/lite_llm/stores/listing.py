@@ -22,8 +22,8 @@ from lite_llm.checkpoint.hugging_face import (
 from lite_llm.checkpoint.index import MAX_INDEX_BYTES, decode
 from lite_llm.contracts.errors import Corrupt, Forbidden, ModelNotFound
 from lite_llm.contracts.manifest import FileRecord
-from lite_llm.tiers.failures import ReadFailed
-from lite_llm.tiers.source import FileStatus, Origin, checked_parts
+from lite_llm.stores.failures import ReadFailed
+from lite_llm.stores.source import FileStatus, Origin, checked_parts
 
 ASKED_AT_ONCE: Final = 8  # files; a store answers each within a round trip
 
@@ -125,7 +125,7 @@ async def _hugging_face(source: Origin) -> Listing:
     return Listing(
         uri=source.uri,
         digest=hashlib.sha256(msgspec.json.encode(told)).hexdigest(),
-        files=tuple(FileRecord(name, found[name].num_bytes) for name in names),
+        files=tuple(FileRecord(name, found[name].num_bytes, found[name].sha256) for name in names),
         identities={name: found[name].identity for name in names},
     )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lite_llm.contracts.errors import InvalidRequest
-from lite_llm.tiers.source import LocalSource, Origin
-from lite_llm.tiers.store_tier import StoreSettings, open_store
+from lite_llm.stores.source import LocalSource, Origin
+from lite_llm.stores.store_source import StoreSettings, open_store
 
 
 async def open_source(
@@ -32,7 +32,7 @@ async def open_source(
         return LocalSource(Path(unquote(parts.path)))
     if scheme == "hf":
         # Importing the hub's client takes most of a second, which only its users should wait for.
-        from lite_llm.tiers.hub import open_hub
+        from lite_llm.stores.hub import open_hub
 
         known = dict(options or {})
         return await open_hub(

@@ -14,7 +14,7 @@ from lite_llm.contracts.errors import (
     ModelNotFound,
     StoreUnavailable,
 )
-from lite_llm.tiers.store_tier import StoreSettings, StoreSource, open_http
+from lite_llm.stores.store_source import StoreSettings, StoreSource, open_http
 
 _URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
@@ -41,7 +41,9 @@ async def open_hub(
     repository, revision = match[1], match[2]
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        info = await asyncio.to_thread(api.model_info, repository, revision=revision)
+        info = await asyncio.to_thread(
+            api.model_info, repository, revision=revision, files_metadata=True
+        )
     except GatedRepoError as error:
         raise Forbidden(
             f"{repository} is gated", where=uri, remedy="accept its terms, and give a token"
@@ -60,4 +62,5 @@ async def open_hub(
         settings or StoreSettings(),
         headers=headers,
         revision=info.sha,
+        sha256={one.rfilename: one.lfs.sha256 for one in info.siblings or () if one.lfs},
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lite_llm.contracts.tiers import Medium
-from lite_llm.tiers.block_device import medium_behind
+from lite_llm.stores.block_device import medium_behind
 
 
 def number_of(path: Path) -> str:

@@ -11,9 +11,8 @@ from typing import Protocol
 
 from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.contracts.tiers import Medium
-from lite_llm.tiers.block_device import medium_behind
-from lite_llm.tiers.disk_reader import read_failed
-from lite_llm.tiers.failures import ShortRead
+from lite_llm.stores.block_device import medium_behind
+from lite_llm.stores.failures import ShortRead, read_failed
 
 
 class Source(Protocol):
@@ -42,6 +41,8 @@ class FileStatus:
     num_bytes: int
     identity: str
     """As :meth:`Source.identity`."""
+    sha256: str = ""
+    """Hexadecimal, where the source tells it."""
 
 
 class Origin(Source, Protocol):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lite_llm.tiers.retrying import Backoff, parse_retry_after
+from lite_llm.stores.retrying import Backoff, parse_retry_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 

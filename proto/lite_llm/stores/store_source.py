@@ -10,26 +10,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import obstore
-from obstore import exceptions
-from obstore.store import HTTPStore, ObjectStore, from_url
+from obstore.store import HTTPStore, ObjectStore
 
-from lite_llm.contracts.errors import (
-    Forbidden,
-    InvalidRequest,
-    LiteLLMError,
-    StoreUnavailable,
-    Unauthenticated,
-)
-from lite_llm.tiers.failures import ReadFailed, ShortRead
-from lite_llm.tiers.retrying import Backoff, parse_retry_after
-from lite_llm.tiers.source import FileStatus, checked_parts
+from lite_llm.contracts.errors import LiteLLMError, StoreUnavailable
+from lite_llm.stores.buckets import CLIENT, FAULTS, first_line, open_bucket, refusal
+from lite_llm.stores.failures import ShortRead
+from lite_llm.stores.retrying import Backoff, parse_retry_after
+from lite_llm.stores.source import FileStatus, checked_parts
 
 PIECE_BYTES: Final = 1 << 20
 """Handed over at a time: what a cut connection loses at most."""
@@ -55,13 +49,16 @@ class StoreSource:
         *,
         retry_after: Callable[[str], Awaitable[float]] | None = None,
         revision: str = "",
+        sha256: Mapping[str, str] | None = None,
     ) -> None:
-        """``revision`` names content that never changes, such as a commit."""
+        """``revision`` names content that never changes, such as a commit; ``sha256``: digests by
+        file, as far as the source tells any."""
         self.uri = uri.rstrip("/")
         self._store = store
         self._settings = settings
         self._retry_after = retry_after
         self._revision = revision
+        self._sha256 = sha256 or {}
 
     async def identity(self, name: str) -> str:
         if self._revision:
@@ -74,7 +71,7 @@ class StoreSource:
         )
         stamp = f"{self.uri}/{name}:{meta['size']}:{meta['e_tag'] or meta['last_modified']}"
         pinned = f"{self.uri}/{name}@{self._revision}" if self._revision else ""
-        return FileStatus(meta["size"], pinned or stamp)
+        return FileStatus(meta["size"], pinned or stamp, self._sha256.get(name, ""))
 
     async def read(self, name: str, offset: int, target: memoryview) -> None:
         done = 0
@@ -132,16 +129,16 @@ class StoreSource:
                 return await attempt()
             except LiteLLMError:
                 raise
-            except (exceptions.BaseError, OSError, TimeoutError) as error:
-                if refusal := _refusal(f"{self.uri}/{name}", error):
-                    raise refusal from error
+            except FAULTS as error:
+                if refused := refusal(f"{self.uri}/{name}", error):
+                    raise refused from error
                 failures = 1 if progress() > before else failures + 1
                 wait = self._settings.backoff.delay(
                     failures, await self._asked_to_wait(name, str(error))
                 )
                 if wait is None:
                     raise StoreUnavailable(
-                        f"{self.uri}/{name} can't be read: {_first_line(error)}",
+                        f"{self.uri}/{name} can't be read: {first_line(error)}",
                         where=f"{name} offset {offset + progress()}",
                         remedy="look at the store, or name a mirror",
                     ) from error
@@ -164,31 +161,10 @@ def open_store(
     ``options`` are obstore's settings for the scheme, such as ``endpoint`` or credentials; what is
     not given comes from where the cloud's own tools look.
     """
-    client: Any = {
-        "connect_timeout": timedelta(seconds=10),
-        "timeout": timedelta(hours=1),  # of a whole answer: stalls are ours to notice
-        "allow_http": True,
-        "default_headers": {},
-    }
-    retries: Any = {"max_retries": 0}
     settings = settings or StoreSettings()
     if uri.startswith(("http://", "https://")):
-        return open_http(uri, settings, client=client, retries=retries)
-    if not uri.startswith(("s3://", "az://", "gs://")):
-        raise InvalidRequest(
-            f"no store is known for {uri[:80]!r}",
-            where="source",
-            remedy="use file://, s3://, az://, gs://, http://, https:// or hf://",
-        )
-    try:
-        store: Any = from_url(
-            uri, config=dict(options or {}), client_options=client, retry_config=retries
-        )  # type: ignore[call-overload]  # the overloads differ by scheme, which is in the text
-    except (exceptions.BaseError, ValueError) as error:
-        raise InvalidRequest(
-            f"{uri} can't be opened: {_first_line(error)}", where="source", remedy="see the options"
-        ) from error
-    return StoreSource(uri, store, settings)
+        return open_http(uri, settings)
+    return StoreSource(uri, open_bucket(uri, options or {}), settings)
 
 
 def open_http(
@@ -197,23 +173,23 @@ def open_http(
     *,
     headers: Mapping[str, str] | None = None,
     revision: str = "",
-    client: Mapping[str, Any] | None = None,
-    retries: Mapping[str, Any] | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> StoreSource:
     """Files below an HTTP address."""
     root = uri.rstrip("/")
-    options: Any = {**(client or {"allow_http": True}), "default_headers": dict(headers or {})}
     store = HTTPStore.from_url(
         root,
-        client_options=options,
-        retry_config=retries or {"max_retries": 0},  # type: ignore[arg-type]  # a typed dict
+        client_options=CLIENT | {"default_headers": dict(headers or {})},
+        retry_config={"max_retries": 0},
     )
 
     async def retry_after(name: str) -> float:
         # obstore keeps the answer's headers to itself, so the server is asked for them alone.
         return await asyncio.to_thread(_retry_after_of, f"{root}/{quote(name)}", headers or {})
 
-    return StoreSource(root, store, settings, retry_after=retry_after, revision=revision)
+    return StoreSource(
+        root, store, settings, retry_after=retry_after, revision=revision, sha256=sha256
+    )
 
 
 def _retry_after_of(url: str, headers: Mapping[str, str]) -> float:
@@ -226,21 +202,3 @@ def _retry_after_of(url: str, headers: Mapping[str, str]) -> float:
             return parse_retry_after(error.headers.get("Retry-After", ""), datetime.now(UTC))
     except (URLError, OSError):
         return 0.0
-
-
-def _refusal(what: str, error: Exception) -> LiteLLMError | None:
-    """An error that no retry will mend."""
-    match error:
-        case exceptions.NotFoundError() | FileNotFoundError():
-            return ReadFailed(f"{what} does not exist", where=what, remedy="check the source")
-        case exceptions.PermissionDeniedError():
-            return Forbidden(f"the store refuses {what}", where=what, remedy="check its policy")
-        case exceptions.UnauthenticatedError():
-            return Unauthenticated(
-                f"the store wants credentials for {what}", where=what, remedy="give some"
-            )
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).partition("\n")[0]

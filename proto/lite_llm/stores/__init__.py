@@ -1,0 +1,28 @@
+"""Where checkpoints come from: local directories, object stores and hubs behind one interface."""
+
+from lite_llm.stores.buckets import open_bucket, refusal
+from lite_llm.stores.failures import ReadFailed, ShortRead, read_failed
+from lite_llm.stores.listing import Listing, list_checkpoint
+from lite_llm.stores.opening import open_source
+from lite_llm.stores.retrying import Backoff
+from lite_llm.stores.source import FileStatus, LocalSource, Origin, Source
+from lite_llm.stores.store_source import StoreSettings, StoreSource, open_store
+
+__all__ = [
+    "Backoff",
+    "FileStatus",
+    "Listing",
+    "LocalSource",
+    "Origin",
+    "ReadFailed",
+    "ShortRead",
+    "Source",
+    "StoreSettings",
+    "StoreSource",
+    "list_checkpoint",
+    "open_bucket",
+    "open_source",
+    "open_store",
+    "read_failed",
+    "refusal",
+]
