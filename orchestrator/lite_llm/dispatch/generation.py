@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 
 import structlog
@@ -26,20 +26,21 @@ from lite_llm.dispatch.agents import Agents, Severed
 from lite_llm.dispatch.attempt import attempt
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.dispatch.budgets import RetryBudget, Tries
-from lite_llm.dispatch.course import Course
+from lite_llm.dispatch.course import Course, Desk
 from lite_llm.dispatch.holding import RETRY_SECONDS, HoldingRoom, HoldLimits
 from lite_llm.dispatch.loads import Loads
 from lite_llm.dispatch.transcript import Garbage, Transcript
 from lite_llm.dispatch.watchdog import Watchdog
-from lite_llm.placement import ClusterView, Observed, Serve
+from lite_llm.placement import ClusterView, Observed, Serve, Weights, explained
+from lite_llm.proto.v1.agent_pb2 import AgentStatus
 from lite_llm.proto.v1.generate_pb2 import (
     GenerateEvent,
     GenerateStart,
     GenerateStarted,
     LoadProgress,
+    RoutingExplanation,
 )
 from lite_llm.telemetry import Metrics, names
-from lite_llm.wire import ref_from_proto
 
 STALE_SECONDS = 2.0  # until what an agent knows of itself shows in the view, or something is wrong
 
@@ -63,6 +64,7 @@ class Dispatcher:
         *,
         metrics: Metrics,
         hold: HoldLimits,
+        weights: Weights,
     ) -> None:
         """Requests are held within ``hold`` while their model is loaded."""
         self._views = views
@@ -73,6 +75,7 @@ class Dispatcher:
         self._metrics = metrics
         self._room = HoldingRoom(hold, metrics)
         self._budget = RetryBudget()
+        self._desk = Desk(weights)
 
     async def generate(self, start: GenerateStart) -> AsyncGenerator[GenerateEvent]:
         """Progress while the model is loaded, then what its agent says, in one sequence.
@@ -81,8 +84,7 @@ class Dispatcher:
         the iterator to withdraw the request: its work on the agent ends. Raises ``ModelNotFound``,
         what a load failed with, what an agent refuses, and its fault when there are too many.
         """
-        model, transcript = ref_from_proto(start.model), Transcript(start)
-        course = Course(model, Tries(self._budget))
+        transcript, course = Transcript(start), Course(start, Tries(self._budget), self._desk)
         sequence = start.resume.next_sequence
         while True:
             async with aclosing(self._held_until_served(course, transcript)) as held:
@@ -92,16 +94,15 @@ class Dispatcher:
             view = self._views.value
             if not isinstance(plan := course.plan(view), Serve):
                 continue
-            node, is_first = plan.agent.node, True
+            node, has_begun = plan.agent.node, False
             self._breakers.tried(node)
             try:
-                async with aclosing(
-                    attempt(transcript, plan.agent, self._agents, self._watchdog)
-                ) as events:
+                async with self._attempt(transcript, plan.agent, course) as (events, begin):
                     async for event in events:
-                        if is_first:
+                        if not has_begun:
+                            begin()
                             self._breakers.succeeded(node)
-                            is_first, course.digest = False, course.digest or plan.digest
+                            has_begun, course.digest = True, course.digest or plan.digest
                         if event.HasField("started"):
                             self._explain(event.started, node, course)
                         event.sequence = sequence
@@ -116,6 +117,22 @@ class Dispatcher:
                 if transcript.is_over:  # all was said before it broke
                     return
                 await self._after_fault(fault, node, transcript, course)
+
+    @asynccontextmanager
+    async def _attempt(
+        self, transcript: Transcript, agent: AgentStatus, course: Course
+    ) -> AsyncIterator[tuple[AsyncIterator[GenerateEvent], Callable[[], None]]]:
+        events = attempt(transcript, agent, self._agents, self._watchdog)
+        with course.sent_to(agent.node) as begin:
+            async with aclosing(events):
+                yield events, begin
+
+    def explain(self, start: GenerateStart) -> RoutingExplanation:
+        """Every agent's score for this request, with its terms."""
+        course = Course(start, Tries(self._budget), self._desk)
+        view = self._views.value
+        course.plan(view)  # raises ModelNotFound
+        return explained(view, course.model, course.wish())
 
     def _explain(self, started: GenerateStarted, node: str, course: Course) -> None:
         started.node = node

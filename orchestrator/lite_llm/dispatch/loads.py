@@ -10,6 +10,7 @@ from time import monotonic
 
 import grpc.aio
 import structlog
+import xxhash
 
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import (
@@ -24,7 +25,18 @@ from lite_llm.dispatch.breakers import Breakers
 from lite_llm.dispatch.setbacks import Setbacks
 from lite_llm.dispatch.timeline import Timeline, path_of
 from lite_llm.dispatch.watchdog import Watchdog
-from lite_llm.placement import Binder, ClusterView, Load, Observed, Plan, Serve, Wait, plan_for
+from lite_llm.placement import (
+    Binder,
+    ClusterView,
+    Load,
+    Observed,
+    Plan,
+    Serve,
+    Wait,
+    Weights,
+    Wish,
+    plan_for,
+)
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, LoadRequest
 from lite_llm.proto.v1.generate_pb2 import ColdStart, LoadPhase, LoadProgress
@@ -59,6 +71,7 @@ class Loads:
         *,
         metrics: Metrics,
         no_agent_seconds: float,
+        weights: Weights,
     ) -> None:
         self._views = views
         self._binder = binder
@@ -67,6 +80,7 @@ class Loads:
         self._watchdog = watchdog
         self._metrics = metrics
         self._no_agent_seconds = no_agent_seconds
+        self._weights = weights
         self._under_way: dict[ModelRef, _UnderWay] = {}
         self._setbacks = Setbacks()
         self._timelines: dict[ModelRef, Timeline] = {}
@@ -125,7 +139,7 @@ class Loads:
         failures: dict[str, LiteLLMError] = {}
         while True:
             view = self._views.value
-            match plan_for(view, model, shunned=failures):
+            match plan_for(view, model, self._wish(model, failures)):
                 case Serve():
                     return
                 case Load(agent, spec):
@@ -182,6 +196,11 @@ class Loads:
                 self._timelines[model] = timeline
         return True
 
+    def _wish(self, model: ModelRef, shunned: Collection[str]) -> Wish:
+        # Other ties for other models: a fleet that is all alike is filled evenly.
+        seed = xxhash.xxh3_64_intdigest(str(model).encode())
+        return Wish(shunned=shunned, seed=seed, weights=self._weights)
+
     def _failed_at(self, node: str, error: LiteLLMError) -> None:
         if isinstance(error, Severed):
             self._breakers.severed(node, str(error))
@@ -190,7 +209,7 @@ class Loads:
         self, model: ModelRef, seconds: float | None, reason: str, shunned: Collection[str]
     ) -> None:
         def other_plan(view: ClusterView) -> Plan | None:
-            plan = plan_for(view, model, shunned=shunned)
+            plan = plan_for(view, model, self._wish(model, shunned))
             return None if isinstance(plan, Wait) and plan.reason == reason else plan
 
         try:
@@ -274,6 +293,7 @@ async def loading(
     *,
     metrics: Metrics,
     no_agent_seconds: float,
+    weights: Weights,
 ) -> AsyncIterator[Loads]:
     """Loads that are given up when the block ends.
 
@@ -287,6 +307,7 @@ async def loading(
         watchdog,
         metrics=metrics,
         no_agent_seconds=no_agent_seconds,
+        weights=weights,
     )
     try:
         yield loads

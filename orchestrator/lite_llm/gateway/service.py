@@ -109,7 +109,10 @@ class OrchestratorService(OrchestratorServicer):
     async def ScoreAgents(
         self, request: ScoreAgentsRequest, context: Context
     ) -> RoutingExplanation:
-        raise _not_yet("ScoreAgents")
+        """Every agent, the best first; with a prompt, as for a request with that prompt."""
+        return self._dispatcher.explain(
+            GenerateStart(model=request.model, token_ids=request.prompt)
+        )
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """Declared models with what agents hold of them."""

@@ -53,10 +53,18 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
                 watchdog,
                 metrics=metrics,
                 no_agent_seconds=settings.no_agent_seconds,
+                weights=settings.weights,
             )
         )
         dispatcher = Dispatcher(
-            views, loads, agents, breakers, watchdog, metrics=metrics, hold=settings.hold
+            views,
+            loads,
+            agents,
+            breakers,
+            watchdog,
+            metrics=metrics,
+            hold=settings.hold,
+            weights=settings.weights,
         )
         service = OrchestratorService(dispatcher, loads, views, metrics)
         endpoint = await house.enter_async_context(

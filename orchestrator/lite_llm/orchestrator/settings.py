@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import HoldLimits
+from lite_llm.placement import DEFAULT_WEIGHTS, Weights
 from lite_llm.registry import RegistrySettings
 from lite_llm.wire import TlsFiles
 
@@ -29,6 +30,8 @@ class OrchestratorSettings:
     """Of requests that wait for their model to load."""
     no_agent_seconds: float = 10.0
     """For an agent that could load a model, when there is none: a restart takes a few seconds."""
+    weights: Weights = DEFAULT_WEIGHTS
+    """Of the terms of the score by which agents are chosen."""
     stall_seconds: float = 30.0
     """A stream whose agent lives moves to another one after so long without a token; before its
     first token, after ten times as long: prompts take their time."""

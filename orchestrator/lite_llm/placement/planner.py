@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import ModelNotFound, VersionMismatch
+from lite_llm.placement.facts import AgentFacts
+from lite_llm.placement.scoring import Wish, best, exclusion
 from lite_llm.placement.sources import is_under_way, source_to_load
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
-from lite_llm.wire.values import state_from_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,14 @@ class Wait:
 Plan = Serve | Load | Wait
 
 
-def plan_for(
-    view: ClusterView, model: ModelRef, *, shunned: Collection[str] = (), digest: str = ""
-) -> Plan:
+ANY = Wish()
+
+
+def plan_for(view: ClusterView, model: ModelRef, wish: Wish = ANY) -> Plan:
     """What to do with a request for ``model``; :class:`ModelNotFound` if nobody declared it.
 
-    ``shunned`` agents serve only where no other does. With a ``digest``, which an answer began
-    with, :class:`VersionMismatch` if all who serve the model serve another checkpoint.
+    :class:`VersionMismatch` if all who serve the model serve another checkpoint than the one that
+    the answer began with.
     """
     if not view.is_synced:
         return Wait("the metadata store has not answered yet", loading=False)
@@ -60,42 +61,40 @@ def plan_for(
         raise ModelNotFound(
             f"the model {model} does not exist", where="model", remedy="GET /v1/models lists all"
         )
-    if serving := _serving(view, model):
-        alike = [serve for serve in serving if not digest or serve.digest in ("", digest)]
-        if not alike:
-            raise VersionMismatch(
-                f"{model} is another checkpoint now than the answer began with",
-                where=str(model),
-                remedy="ask again",
-            )
-        return min(alike, key=lambda serve: _order(serve.agent, shunned))
+    if serving := _serving(view, model, wish.digest):
+        chosen = best(view, model, serving, wish)
+        assert chosen is not None
+        return Serve(view.agents[chosen.node], view.held[model][chosen.node].digest)
     if claims := view.assignments.get(model):
         return Wait(f"{min(claims)} is loading {model}", loading=True)
     ingestion = view.ingestions.get(model)
     if ingestion is not None and is_under_way(spec, ingestion):
         return Wait(ingestion.reason, loading=True)
-    if able := [agent for agent in view.agents.values() if _is_able(agent, view)]:
-        agent = _emptiest(able, view, shunned)
+    able = (agent for agent in view.facts.values() if not exclusion(view, model, agent))
+    if chosen := best(view, model, able, wish):
+        agent = view.agents[chosen.node]
         return Load(agent, _with_source(spec, source_to_load(spec, ingestion)))
     return Wait("no agent is healthy and takes new models", loading=False)
 
 
-def _serving(view: ClusterView, model: ModelRef) -> list[Serve]:
-    return [
-        Serve(agent, residency.checkpoint_digest)
-        for node, residency in view.residencies.get(model, {}).items()
-        if state_from_proto(residency.state).takes_requests
-        and (agent := view.agents.get(node)) is not None
-        and _is_able(agent, view)
+def _serving(view: ClusterView, model: ModelRef, digest: str) -> list[AgentFacts]:
+    facts, avoided = view.facts, view.avoided
+    serving = [
+        (agent, held.digest)
+        for node, held in view.held.get(model, {}).items()
+        if held.serves
+        and (agent := facts.get(node)) is not None
+        and not agent.excluded
+        and node not in avoided
     ]
-
-
-def _is_able(agent: AgentStatus, view: ClusterView) -> bool:
-    return agent.health.healthy and not agent.draining and agent.node not in view.avoided
-
-
-def _order(agent: AgentStatus, shunned: Collection[str]) -> tuple[bool, int, str]:
-    return agent.node in shunned, _requests(agent), agent.node
+    alike = [agent for agent, other in serving if not digest or other in ("", digest)]
+    if serving and not alike:
+        raise VersionMismatch(
+            f"{model} is another checkpoint now than the answer began with",
+            where=str(model),
+            remedy="ask again",
+        )
+    return alike
 
 
 def _with_source(spec: ModelSpec, source: ModelSource) -> ModelSpec:
@@ -105,17 +104,3 @@ def _with_source(spec: ModelSpec, source: ModelSource) -> ModelSpec:
     moved.CopyFrom(spec)
     moved.source.CopyFrom(source)
     return moved
-
-
-def _emptiest(
-    agents: Iterable[AgentStatus], view: ClusterView, shunned: Collection[str]
-) -> AgentStatus:
-    models: dict[str, int] = {}
-    for held in (*view.residencies.values(), *view.assignments.values()):
-        for node in held:
-            models[node] = models.get(node, 0) + 1
-    return min(agents, key=lambda agent: (models.get(agent.node, 0), *_order(agent, shunned)))
-
-
-def _requests(agent: AgentStatus) -> int:
-    return agent.running_requests + agent.waiting_requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -21,6 +22,7 @@ from lite_llm.contracts.keyspace import (
     parse_key,
 )
 from lite_llm.metastore import Deleted, Entry, Event, Snapshot, Written
+from lite_llm.placement.facts import AgentFacts, Held, facts_of, held_of
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
 from lite_llm.proto.v1.model_pb2 import Ingestion, ModelSpec
 from lite_llm.wire import loads, ref_to_proto
@@ -50,6 +52,12 @@ class ClusterView:
     """Loads that an orchestrator has claimed."""
     ingestions: Mapping[ModelRef, Ingestion] = field(default_factory=dict)
     """What became of models' sources, where an orchestrator brings them in."""
+    facts: Mapping[str, AgentFacts] = field(default_factory=dict)
+    """Of ``agents``, for decisions."""
+    held: Mapping[ModelRef, ByNode[Held]] = field(default_factory=dict)
+    """Of ``residencies``, for decisions."""
+    num_models: Mapping[str, int] = field(default_factory=dict)
+    """That agents hold something of or are to load, by node."""
     avoided: frozenset[str] = frozenset()
     """Nodes of agents that this orchestrator can't talk to for now; no business of the store's."""
 
@@ -91,7 +99,42 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
                 assignments.setdefault(model, {})[node] = assignment
             case IngestionKey(model), Ingestion() as ingestion:
                 ingestions[model] = ingestion
-    return ClusterView(revision, models, agents, residencies, assignments, ingestions)
+    return view_of(
+        revision,
+        models=models,
+        agents=agents,
+        residencies=residencies,
+        assignments=assignments,
+        ingestions=ingestions,
+    )
+
+
+def view_of(
+    revision: int,
+    *,
+    models: Mapping[ModelRef, ModelSpec],
+    agents: Mapping[str, AgentStatus],
+    residencies: Mapping[ModelRef, ByNode[Residency]] | None = None,
+    assignments: Mapping[ModelRef, ByNode[Assignment]] | None = None,
+    ingestions: Mapping[ModelRef, Ingestion] | None = None,
+) -> ClusterView:
+    """The view of these messages."""
+    residencies, assignments = residencies or {}, assignments or {}
+    held_and_claimed = (*residencies.values(), *assignments.values())
+    return ClusterView(
+        revision,
+        models,
+        agents,
+        residencies,
+        assignments,
+        ingestions or {},
+        facts={node: facts_of(agent) for node, agent in agents.items()},
+        held={
+            model: {node: held_of(residency) for node, residency in by_node.items()}
+            for model, by_node in residencies.items()
+        },
+        num_models=Counter(node for by_node in held_and_claimed for node in by_node),
+    )
 
 
 def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterView:
@@ -99,11 +142,26 @@ def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterV
         case ModelKey(model), ModelSpec() | None:
             return replace(view, models=_set(view.models, model, value))
         case AgentKey(node), AgentStatus() | None:
-            return replace(view, agents=_set(view.agents, node, value))
+            facts = None if value is None else facts_of(value)
+            return replace(
+                view,
+                agents=_set(view.agents, node, value),
+                facts=_set(view.facts, node, facts),
+            )
         case ResidencyKey(model, node), Residency() | None:
-            return replace(view, residencies=_set_in(view.residencies, model, node, value))
+            held = None if value is None else held_of(value)
+            return replace(
+                view,
+                residencies=_set_in(view.residencies, model, node, value),
+                held=_set_in(view.held, model, node, held),
+                num_models=_counted(view, view.residencies, model, node, value),
+            )
         case AssignmentKey(model, node), Assignment() | None:
-            return replace(view, assignments=_set_in(view.assignments, model, node, value))
+            return replace(
+                view,
+                assignments=_set_in(view.assignments, model, node, value),
+                num_models=_counted(view, view.assignments, model, node, value),
+            )
         case IngestionKey(model), Ingestion() | None:
             return replace(view, ingestions=_set(view.ingestions, model, value))
     return view
@@ -123,6 +181,20 @@ def _set_in(
 ) -> Mapping[ModelRef, ByNode[V]]:
     by_node = _set(old.get(model, {}), node, value)
     return _set(old, model, by_node or None)
+
+
+def _counted(
+    view: ClusterView,
+    old: Mapping[ModelRef, ByNode[Message]],
+    model: ModelRef,
+    node: str,
+    value: Message | None,
+) -> Mapping[str, int]:
+    change = (value is not None) - (node in old.get(model, {}))
+    if not change:
+        return view.num_models
+    count = view.num_models.get(node, 0) + change
+    return _set(view.num_models, node, count or None)
 
 
 def _key_of(text: str) -> Key | None:

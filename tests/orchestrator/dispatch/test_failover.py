@@ -41,6 +41,7 @@ async def pair(store: Store, model: ModelRef) -> AsyncIterator[tuple[StubAgent, 
     async with stub_agent(store, "a") as first, stub_agent(store, "b") as second:
         for agent in (first, second):
             await agent.hold(ref_to_proto(model))
+        await second.register(running_requests=1000)
         yield first, second
 
 

@@ -117,6 +117,7 @@ async def test_another_spec_of_a_broken_model_is_tried_at_once(
 async def test_what_one_agent_can_not_load_another_does(
     http: aiohttp.ClientSession, agent: StubAgent, store: Store
 ) -> None:
+    await agent.register(running_requests=1000)
     async with stub_agent(store, "a") as small:
         small.load_error = OutOfMemory("too little memory")
         assert await ask(http) == 200
@@ -127,6 +128,7 @@ async def test_what_one_agent_can_not_load_another_does(
 async def test_an_agent_that_dies_while_it_loads_is_replaced(
     http: aiohttp.ClientSession, agent: StubAgent, store: Store
 ) -> None:
+    await agent.register(running_requests=1000)
     async with stub_agent(store, "a") as mortal:
         mortal.may_load.clear()
         asking = asyncio.create_task(ask(http))

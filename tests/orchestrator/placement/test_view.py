@@ -22,7 +22,7 @@ from lite_llm.contracts.keyspace import (
 )
 from lite_llm.metastore import Deleted, Entry, Snapshot, Written
 from lite_llm.metastore.store import SnapshotCause
-from lite_llm.placement import ClusterView, advanced, snapshot
+from lite_llm.placement import ClusterView, advanced, snapshot, view_of
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
 from lite_llm.proto.v1.model_pb2 import ModelSpec, TierSetSpec
 from lite_llm.wire import dumps, ref_to_proto
@@ -63,13 +63,14 @@ WHOLE: Sequence[tuple[Key, Message]] = (
 def test_a_snapshot_shows_everything() -> None:
     view = snapshot([entry(key, value) for key, value in WHOLE], 9)
     assert view.is_synced
-    assert view == ClusterView(
+    assert view == view_of(
         9,
-        {TINY: spec(TINY), BIG: spec(BIG)},
-        {"n1": AgentStatus(node="n1"), "n2": AgentStatus(node="n2")},
-        {TINY: {"n1": residency(TINY, "n1"), "n2": residency(TINY, "n2")}},
-        {BIG: {"n2": assignment(BIG, "n2")}},
+        models={TINY: spec(TINY), BIG: spec(BIG)},
+        agents={"n1": AgentStatus(node="n1"), "n2": AgentStatus(node="n2")},
+        residencies={TINY: {"n1": residency(TINY, "n1"), "n2": residency(TINY, "n2")}},
+        assignments={BIG: {"n2": assignment(BIG, "n2")}},
     )
+    assert view.num_models == {"n1": 1, "n2": 2}
 
 
 @given(st.lists(st.tuples(st.sampled_from(WHOLE), st.booleans()), max_size=30))
