@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from lite_llm.agent.peers import alone
-from lite_llm.agent.sources import directory_of, is_distant, pinned_uri, scheme_of
+from lite_llm.agent.sources import is_distant, path_of, pinned_uri, scheme_of
 from lite_llm.checkpoint.durable import write_published
 from lite_llm.contracts.errors import Internal, ModelNotFound, StoreUnavailable
 from lite_llm.proto.v1 import generate_pb2
@@ -97,7 +97,7 @@ class Checkpoints:
         :class:`ModelNotFound`, :class:`StoreUnavailable`, :class:`OutOfMemory` and their like.
         """
         if not is_distant(source):
-            directory = directory_of(source)
+            directory = path_of(source)
             yield LocalCheckpoint(directory, await asyncio.to_thread(_weight_bytes, directory))
             return
         async with AsyncExitStack() as held:
@@ -193,8 +193,9 @@ async def _followed(
             await following
 
 
-def _weight_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+def _weight_bytes(place: Path) -> int:
+    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
+    return sum(path.stat().st_size for path in files)
 
 
 def source_words(source: ModelSource) -> str:

@@ -12,7 +12,7 @@ import structlog
 from lite_llm.agent.changes import Changes
 from lite_llm.agent.hosted import Goal, HostedModel
 from lite_llm.agent.residency import Holding
-from lite_llm.agent.sources import check_spec, directory_of, is_distant
+from lite_llm.agent.sources import check_spec, is_distant, path_of
 from lite_llm.agent.upkeep import House, keep
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, NoAgent, WorkerCrashed
@@ -64,7 +64,7 @@ class Models:
             raise NoAgent("the agent is draining", where=str(ref), remedy="choose another agent")
         check_spec(spec)
         if not is_distant(spec.source):
-            directory_of(spec.source)
+            path_of(spec.source)
         model = self._models.get(ref) or HostedModel(
             ref,
             self.changes.notify,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from lite_llm.backends import NATIVE, worker_module
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, Unsupported
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 
@@ -14,9 +15,9 @@ _REMEDY = "use file:// and an absolute path, or s3://, az://, gs://, http(s):// 
 
 def check_spec(spec: ModelSpec) -> None:
     """Raise ``Unsupported`` for what would otherwise be ignored silently."""
+    worker_module(spec.backend)
     asked = {
-        "backend": spec.backend if spec.backend != "native" else "",
-        "profile": spec.profile,
+        "profile": spec.profile if spec.backend in ("", NATIVE) else "",
         "require_signature": spec.require_signature,
         "source.revision": "" if is_distant(spec.source) else spec.source.revision,
     }
@@ -55,8 +56,8 @@ def pinned_uri(source: ModelSource) -> str:
     return f"{source.uri}@{source.revision}" if source.revision else source.uri
 
 
-def directory_of(source: ModelSource) -> Path:
-    """The directory behind a ``file://`` address or an absolute path; it exists."""
+def path_of(source: ModelSource) -> Path:
+    """The directory behind a ``file://`` address or an absolute path, or its GGUF; it exists."""
     uri = source.uri
     parts = urlsplit(uri)
     if uri.startswith("/"):
@@ -75,7 +76,7 @@ def directory_of(source: ModelSource) -> Path:
             where="source.uri",
             remedy=_REMEDY,
         )
-    if not directory.is_dir():
+    if not directory.is_dir() and not (directory.is_file() and directory.suffix == ".gguf"):
         raise ModelNotFound(
             f"there is no directory {directory}",
             where="source.uri",

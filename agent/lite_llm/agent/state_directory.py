@@ -13,7 +13,7 @@ from lite_llm.agent.orphans import PID_SUFFIX, reap
 from lite_llm.contracts.errors import InvalidSettings
 
 _SOCKET_LIMIT = 107  # bytes in sockaddr_un on Linux, without the final zero
-_LONGEST_NAME = len("/000000.sock")
+_LONGEST_NAME = len("/000000.server.sock")  # of a foreign worker's own server
 
 
 @dataclass(frozen=True)

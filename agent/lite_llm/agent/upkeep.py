@@ -143,7 +143,7 @@ async def _recover(model: HostedModel, crash: WorkerCrashed) -> None:
 async def _worker(model: HostedModel, house: House) -> AsyncIterator[Worker]:
     """A worker that is looked after."""
     model.tell("cold: starting a worker process")
-    async with house.workers.open(model.ref) as worker:
+    async with house.workers.open(model.ref, model.spec.backend) as worker:
         watching = asyncio.create_task(
             watch(
                 worker,

@@ -82,7 +82,7 @@ class Warmth:
 def _lock(directory: Path, pages: ExitStack) -> int:
     """Bring all files into memory; bytes that are locked there."""
     locked, refused = 0, 0
-    for path in sorted(each for each in directory.rglob("*") if each.is_file()):
+    for path in sorted(each for each in (directory, *directory.rglob("*")) if each.is_file()):
         if not (num_bytes := path.stat().st_size):
             continue
         with path.open("rb") as file:

@@ -26,6 +26,7 @@ import structlog
 from lite_llm.agent.orphans import PID_SUFFIX, note
 from lite_llm.agent.settings import AgentSettings
 from lite_llm.agent.state_directory import StateDirectory
+from lite_llm.backends import NATIVE, worker_module
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost, WorkerCrashed
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
@@ -34,7 +35,6 @@ from lite_llm.wire import error_from, open_channel
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
 
-MODULE = "lite_llm.engine.worker"  # a name, not an import: this process does without torch
 SPIN = {"GOMP_SPINCOUNT": "50000"}
 """How often OpenMP's idle threads look for work before they sleep. By default they do for
 milliseconds, which on cores that workers share makes two threads ten times slower than one."""
@@ -129,12 +129,14 @@ class Workers:
             self._spares.append(spare)
 
     @asynccontextmanager
-    async def open(self, model: ModelRef) -> AsyncIterator[Worker]:
+    async def open(self, model: ModelRef, backend: str = NATIVE) -> AsyncIterator[Worker]:
         """A worker for ``model`` that answers; it is gone when the block ends.
 
-        :class:`WorkerCrashed` if it ends, or stays silent for ``start_seconds``, before it answers.
+        ``backend`` says which engine runs it. :class:`WorkerCrashed` if it ends, or stays silent
+        for ``start_seconds``, before it answers.
         """
-        running = await self._spare(model) or await self._start(model)
+        spare = await self._spare(model) if backend in ("", NATIVE) else None
+        running = spare or await self._start(model, backend)
         try:
             log.info("worker assigned", model=str(model), pid=running.process.pid)
             async with open_channel(f"unix:{running.socket_path}") as channel:
@@ -165,7 +167,7 @@ class Workers:
         if not spare.cancelled() and (error := spare.exception()):
             log.warning("spare worker failed", error=str(error))
 
-    async def _start(self, model: ModelRef | None) -> _Running:
+    async def _start(self, model: ModelRef | None, backend: str = NATIVE) -> _Running:
         """One for ``model``, or a spare one."""
         self._directory.make()
         number = next(_numbers)
@@ -176,10 +178,11 @@ class Workers:
         try:
             with theirs, log_path.open("wb") as output:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", MODULE),  # -P: nothing from the current directory
+                    *(sys.executable, "-P"),  # nothing from the current directory
+                    *("-m", worker_module(backend)),  # a name: this process does without torch
                     *("--socket", str(path), "--threads", str(self._settings.worker_threads)),
                     *("--lifeline", str(theirs.fileno())),
-                    *_memory_options(self._settings),
+                    *_memory_options(self._settings, backend),
                     stdin=DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -236,8 +239,11 @@ class Workers:
                 running.log_path.unlink(missing_ok=True)  # it never held a model
 
 
-def _memory_options(settings: AgentSettings) -> list[str]:
-    return [] if settings.kv_bytes is None else ["--kv-bytes", str(settings.kv_bytes)]
+def _memory_options(settings: AgentSettings, backend: str) -> list[str]:
+    """Only our own engine takes them."""
+    if settings.kv_bytes is None or backend not in ("", NATIVE):
+        return []
+    return ["--kv-bytes", str(settings.kv_bytes)]
 
 
 def _last_words(path: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lite_llm.agent.sources import check_spec, directory_of, is_distant, pinned_uri
+from lite_llm.agent.sources import check_spec, is_distant, path_of, pinned_uri
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, Unsupported
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 
@@ -14,7 +14,7 @@ def test_directories(tmp_path: Path) -> None:
     spaced = tmp_path / "a b"
     spaced.mkdir()
     for uri in (str(spaced), spaced.as_uri(), f"file://localhost{spaced}".replace(" ", "%20")):
-        assert directory_of(ModelSource(uri=uri)) == spaced
+        assert path_of(ModelSource(uri=uri)) == spaced
 
 
 @pytest.mark.parametrize("scheme", ["s3", "az", "gs", "hf", "https", "http"])
@@ -35,21 +35,33 @@ def test_revisions_belong_to_the_hub() -> None:
 def test_other_schemes_are_named() -> None:
     assert not is_distant(ModelSource(uri="ftp://host/model"))
     with pytest.raises(Unsupported, match="scheme 'ftp'"):
-        directory_of(ModelSource(uri="ftp://host/model"))
+        path_of(ModelSource(uri="ftp://host/model"))
 
 
 @pytest.mark.parametrize("uri", ["", "models/tiny", "file:", "file://elsewhere/model", "./x"])
-def test_what_is_no_directory_of_this_machine(uri: str) -> None:
+def test_what_is_no_path_of_this_machine(uri: str) -> None:
     with pytest.raises(InvalidRequest, match="names no directory of this machine"):
-        directory_of(ModelSource(uri=uri))
+        path_of(ModelSource(uri=uri))
 
 
 def test_an_absent_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="there is no directory"):
-        directory_of(ModelSource(uri=str(tmp_path / "absent")))
+        path_of(ModelSource(uri=str(tmp_path / "absent")))
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(Unsupported, match="backend"):
+        check_spec(ModelSpec(backend="abacus"))
+
+
+def test_a_gguf_is_a_file(tmp_path: Path) -> None:
+    gguf = tmp_path / "tiny.gguf"
+    gguf.touch()
+    assert path_of(ModelSource(uri=str(gguf))) == gguf
 
 
 def test_what_can_be_asked_for() -> None:
+    check_spec(ModelSpec(backend="llamacpp", profile="small"))
     check_spec(ModelSpec())
     check_spec(ModelSpec(backend="native", version="tiny-v1.0.0", aliases=["t"], generation=3))
 
@@ -57,7 +69,7 @@ def test_what_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"backend": "vllm"}, "backend"),
+        ({"backend": "native", "profile": "small"}, "profile"),
         ({"profile": "large"}, "profile"),
         ({"require_signature": True}, "require_signature"),
         ({"source": ModelSource(uri="/x", revision="main")}, "source.revision"),
