@@ -11,16 +11,17 @@ from pathlib import Path
 
 import structlog
 
-from lite_llm.checkpoint import MAJOR, MINOR
+from lite_llm.checkpoint import INDEX_NAME, MAJOR, MINOR
 from lite_llm.contracts import LiteLLMError, ModelRef
+from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.model_pb2 import ModelSource
 from lite_llm.registry.conversion import convert
 from lite_llm.registry.fetching import fetch
 from lite_llm.registry.ledger import Record
-from lite_llm.registry.origin import Origin, open_origin
 from lite_llm.registry.publishing import publish, published_index
 from lite_llm.registry.settings import RegistrySettings
+from lite_llm.stores import Listing, LocalSource, Origin, list_checkpoint, open_source
 
 log = structlog.get_logger(__name__)
 
@@ -41,21 +42,30 @@ class Job:
 
     async def run(self) -> None:
         """Raises what any of its phases does."""
-        options = self._settings.options_for(self._source.uri)
-        origin = await open_origin(self._source, options)
-        self._record.value.revision = origin.revision
-        if origin.is_ours:
-            await self._found(origin.uri, f"{origin.uri} is served as it is")
+        uri = self._source.uri.rstrip("/")
+        if self._source.revision and uri.startswith("hf://"):
+            uri += f"@{self._source.revision}"
+        source = await open_source(uri, options=self._settings.options_for(uri))
+        if isinstance(source, LocalSource):
+            raise InvalidRequest(
+                f"{uri} is a directory of one machine",
+                where="source",
+                remedy="name a store or a hub, or let agents load it themselves",
+            )
+        listing = await list_checkpoint(source, pickles=True)
+        self._record.value.revision = listing.digest
+        if any(file.name == INDEX_NAME for file in listing.files):
+            await self._record.finished(listing.digest, [uri], f"{uri} is served as it is")
             return
-        identity = f"{origin.uri} {origin.revision} {MAJOR}.{MINOR}"
+        identity = f"{uri} {listing.digest} {MAJOR}.{MINOR}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         places = [f"{store.rstrip('/')}/{self._model}/{name}" for store in self._settings.stores]
         if await self._found(places[0], f"found at {places[0]}"):
             return
         scratch = self._settings.scratch / f"{self._model.namespace}.{self._model.name}.{name}"
-        digest, there = await self._bring(origin, scratch, places)
+        digest, there = await self._bring(source, listing, scratch, places)
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-        await self._record.finished(digest, there, f"ingested from {origin.uri}")
+        await self._record.finished(digest, there, f"ingested from {uri}")
 
     async def _found(self, place: str, reason: str) -> bool:
         index = await published_index(place, self._settings.options_for(place))
@@ -65,16 +75,16 @@ class Job:
         return True
 
     async def _bring(
-        self, origin: Origin, scratch: Path, places: list[str]
+        self, origin: Origin, listing: Listing, scratch: Path, places: list[str]
     ) -> tuple[str, list[str]]:
         source, checkpoint = scratch / "source", scratch / "checkpoint"
-        what = f"fetching {{}} of {size(origin.num_bytes)} from {origin.uri}"
+        what = f"fetching {{}} of {size(listing.num_bytes)} from {origin.uri}"
         async with self._phase(
-            model_pb2.INGESTION_STATE_FETCHING, what, origin.num_bytes
+            model_pb2.INGESTION_STATE_FETCHING, what, listing.num_bytes
         ) as progress:
-            await fetch(origin, source, progress)
+            await fetch(origin, listing, source, progress)
         async with self._phase(
-            model_pb2.INGESTION_STATE_CONVERTING, "converting {}", origin.num_bytes
+            model_pb2.INGESTION_STATE_CONVERTING, "converting {}", listing.num_bytes
         ) as progress:
             digest = await convert(source, checkpoint, lambda done, _: progress(done))
         there = []
@@ -83,7 +93,7 @@ class Job:
                 async with self._phase(
                     model_pb2.INGESTION_STATE_PUBLISHING,
                     f"uploading {{}} to {place}",
-                    origin.num_bytes,
+                    listing.num_bytes,
                 ) as progress:
                     options = self._settings.options_for(place)
                     await publish(checkpoint, place, options, progress)

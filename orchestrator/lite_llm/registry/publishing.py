@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import obstore
 
 from lite_llm.checkpoint import INDEX_NAME, SIGNATURE_NAME, read_index
-from lite_llm.contracts.errors import Corrupt, InvalidRequest
-from lite_llm.registry.buckets import FAULTS, failure, open_bucket
+from lite_llm.contracts.errors import Corrupt, InvalidRequest, LiteLLMError, StoreUnavailable
+from lite_llm.stores import open_bucket, refusal
+from lite_llm.stores.buckets import FAULTS, first_line
 
 PART_BYTES: Final = 16 << 20
+RETRIES: Final = 5
 LONGEST_SIGNED: Final = timedelta(days=7)  # what S3 and GCS allow
 
 
@@ -25,7 +27,7 @@ async def publish(
 
     What is there already by name and size is not sent again: the address names the content.
     """
-    store = open_bucket(uri, options)
+    store = open_bucket(uri, options, retries=RETRIES)
     names = checkpoint_files(directory)
     done = 0
     for name in names:
@@ -36,7 +38,7 @@ async def publish(
                 await obstore.put_async(store, name, path, chunk_size=PART_BYTES, max_concurrency=4)
             stored = await _size_at(store, name)
         except FAULTS as error:
-            raise failure(f"{uri}/{name}", error) from error
+            raise _failure(f"{uri}/{name}", error) from error
         if stored != num_bytes:
             raise Corrupt(
                 f"{uri}/{name} has {stored} bytes after {num_bytes} were sent",
@@ -58,12 +60,12 @@ def checkpoint_files(directory: Path) -> list[str]:
 async def published_index(uri: str, options: Mapping[str, str]) -> bytes | None:
     """The index under ``uri``; None where no checkpoint was published."""
     try:
-        answer = await obstore.get_async(open_bucket(uri, options), INDEX_NAME)
+        answer = await obstore.get_async(open_bucket(uri, options, retries=RETRIES), INDEX_NAME)
         return bytes(await answer.bytes_async())
     except FileNotFoundError:
         return None
     except FAULTS as error:
-        raise failure(f"{uri}/{INDEX_NAME}", error) from error
+        raise _failure(f"{uri}/{INDEX_NAME}", error) from error
 
 
 async def signed_urls(
@@ -76,11 +78,11 @@ async def signed_urls(
     if urlsplit(uri).scheme not in ("s3", "az", "gs"):
         raise InvalidRequest(f"{uri} can't be signed", where=uri, remedy="use s3, az or gs")
     lifetime = min(timedelta(seconds=seconds), LONGEST_SIGNED)
-    store: Any = open_bucket(uri, options)
+    store: Any = open_bucket(uri, options, retries=RETRIES)
     try:
         urls = await obstore.sign_async(store, "GET", list(names), lifetime)
     except FAULTS as error:
-        raise failure(uri, error) from error
+        raise _failure(uri, error) from error
     return dict(zip(names, urls, strict=True))
 
 
@@ -89,3 +91,9 @@ async def _size_at(store: Any, name: str) -> int | None:
         return (await obstore.head_async(store, name))["size"]
     except FileNotFoundError:
         return None
+
+
+def _failure(what: str, error: Exception) -> LiteLLMError:
+    return refusal(what, error) or StoreUnavailable(
+        f"{what} can't be reached: {first_line(error)}", where=what, remedy="look at the store"
+    )

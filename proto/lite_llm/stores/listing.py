@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from lite_llm.checkpoint.hugging_face import (
     INDEX_SUFFIX,
     MAX_SHARD_INDEX_BYTES,
     MAX_SHARDS,
+    PICKLE,
     SAFETENSORS,
 )
 from lite_llm.checkpoint.index import MAX_INDEX_BYTES, decode
@@ -67,15 +69,16 @@ class Listing:
             raise Corrupt(f"{where} is no listing: {error}", where=where) from error
 
 
-async def list_checkpoint(source: Origin) -> Listing:
+async def list_checkpoint(source: Origin, *, pickles: bool = False) -> Listing:
     """The files of the checkpoint at ``source``: our own format's, or Hugging Face's.
 
-    Raises :class:`ModelNotFound` where there is neither, and :class:`Corrupt`.
+    Where there are no safetensors, ``pickles`` will do, for those who convert. Raises
+    :class:`ModelNotFound` where there is no checkpoint, and :class:`Corrupt`.
     """
     index = await _status_of(source, INDEX_NAME)
     if index is not None:
         return await _converted(source, index)
-    return await _hugging_face(source)
+    return await _hugging_face(source, (SAFETENSORS, PICKLE) if pickles else (SAFETENSORS,))
 
 
 async def _converted(source: Origin, index: FileStatus) -> Listing:
@@ -101,25 +104,20 @@ async def _converted(source: Origin, index: FileStatus) -> Listing:
     )
 
 
-async def _hugging_face(source: Origin) -> Listing:
-    shard_index = SAFETENSORS + INDEX_SUFFIX
-    found = await _statuses(source, [CONFIG, SAFETENSORS, shard_index, *EXTRAS])
-    if shard_index in found:
-        found.pop(SAFETENSORS, None)
-        data = await _small(source, shard_index, found[shard_index], most=MAX_SHARD_INDEX_BYTES)
-        shards = _shards(data, f"{source.uri}/{shard_index}")
-        statuses = await _statuses(source, shards)
-        if absent := set(shards) - statuses.keys():
-            raise Corrupt(
-                f"{source.uri} lacks {min(absent)}", where=source.uri, remedy="upload it again"
-            )
-        found |= statuses
-    if CONFIG not in found or not any(name.endswith(".safetensors") for name in found):
+async def _hugging_face(source: Origin, kinds: Sequence[str]) -> Listing:
+    found = await _statuses(source, [CONFIG, *EXTRAS])
+    for whole in kinds:
+        if weights := await _weights(source, whole):
+            break
+    else:
+        weights = {}
+    if CONFIG not in found or not weights:
         raise ModelNotFound(
             f"{source.uri} holds neither {INDEX_NAME} nor {CONFIG} and {SAFETENSORS}",
             where="source.uri",
             remedy="name the directory of a checkpoint",
         )
+    found |= weights
     names = sorted(found)
     told: Any = [[name, found[name].num_bytes, found[name].identity] for name in names]
     return Listing(
@@ -128,6 +126,23 @@ async def _hugging_face(source: Origin) -> Listing:
         files=tuple(FileRecord(name, found[name].num_bytes, found[name].sha256) for name in names),
         identities={name: found[name].identity for name in names},
     )
+
+
+async def _weights(source: Origin, whole: str) -> dict[str, FileStatus]:
+    """The file of that name, or the shards that its index names, with the index."""
+    shard_index = whole + INDEX_SUFFIX
+    found = await _statuses(source, [whole, shard_index])
+    if shard_index not in found:
+        return found
+    found.pop(whole, None)
+    data = await _small(source, shard_index, found[shard_index], most=MAX_SHARD_INDEX_BYTES)
+    shards = _shards(data, f"{source.uri}/{shard_index}")
+    statuses = await _statuses(source, shards)
+    if absent := set(shards) - statuses.keys():
+        raise Corrupt(
+            f"{source.uri} lacks {min(absent)}", where=source.uri, remedy="upload it again"
+        )
+    return found | statuses
 
 
 def _shards(data: bytes, where: str) -> list[str]:

@@ -467,7 +467,7 @@ class Ingestion(_message.Message):
     RETRY_AT_FIELD_NUMBER: _builtins.int
     ORCHESTRATOR_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """What the source was then: a commit, or a hash over names, sizes and entity tags."""
+    """What the source was then: a hash over names, sizes and what stands for their content."""
     state: Global___IngestionState.ValueType
     reason: _builtins.str
     """Words for people: "fetching 3.1 of 4.0 GB from hf://owner/name", or what failed and the remedy."""
