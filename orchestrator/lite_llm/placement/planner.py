@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import ModelNotFound, VersionMismatch
 from lite_llm.placement.facts import AgentFacts
-from lite_llm.placement.scoring import Wish, best, exclusion
+from lite_llm.placement.scoring import Wish, able, best
 from lite_llm.placement.sources import is_under_way, source_to_load
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
@@ -70,8 +70,7 @@ def plan_for(view: ClusterView, model: ModelRef, wish: Wish = ANY) -> Plan:
     ingestion = view.ingestions.get(model)
     if ingestion is not None and is_under_way(spec, ingestion):
         return Wait(ingestion.reason, loading=True)
-    able = (agent for agent in view.facts.values() if not exclusion(view, model, agent))
-    if chosen := best(view, model, able, wish):
+    if chosen := best(view, model, able(view, model), wish):
         agent = view.agents[chosen.node]
         return Load(agent, _with_source(spec, source_to_load(spec, ingestion)))
     return Wait("no agent is healthy and takes new models", loading=False)
@@ -80,15 +79,17 @@ def plan_for(view: ClusterView, model: ModelRef, wish: Wish = ANY) -> Plan:
 def _serving(view: ClusterView, model: ModelRef, digest: str) -> list[AgentFacts]:
     facts, avoided = view.facts, view.avoided
     serving = [
-        (agent, held.digest)
+        agent
         for node, held in view.held.get(model, {}).items()
         if held.serves
         and (agent := facts.get(node)) is not None
         and not agent.excluded
         and node not in avoided
     ]
-    alike = [agent for agent, other in serving if not digest or other in ("", digest)]
-    if serving and not alike:
+    if not digest or not serving:
+        return serving
+    alike = [agent for agent in serving if view.held[model][agent.node].digest in ("", digest)]
+    if not alike:
         raise VersionMismatch(
             f"{model} is another checkpoint now than the answer began with",
             where=str(model),

@@ -8,6 +8,7 @@ requests, then one by a seeded hash of its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -81,21 +82,28 @@ def best(
     """The candidate to choose, or None of none."""
     spec, held_by = view.models[model], view.held.get(model, {})
     num_bytes, level = _bytes_of(held_by), source_level(spec)
-    weights, hits, pending, seed = wish.weights, wish.hits, wish.pending, wish.seed
-    chosen, least = None, None
+    per_waiting, others = wish.weights.gamma / TIE_SECONDS, bool(wish.hits or wish.pending)
+    chosen, lowest, least = None, math.inf, None
     for agent in candidates:
         held = held_by.get(agent.node)
-        terms = _terms(agent, held, num_bytes, level, hits, pending)
+        if others or held is None or held.level:
+            terms = _terms(agent, held, num_bytes, level, wish)
+            rounded = round(terms.total(wish.weights) / TIE_SECONDS)
+        else:  # what most requests meet: agents that differ in their queues
+            rounded = round(per_waiting * agent.waiting)
+        is_last = agent.node in wish.shunned
+        if rounded > lowest and least is not None and is_last >= least[0] and not least[1]:
+            continue
         key = (
-            agent.node in wish.shunned,
+            is_last,
             held is None and agent.free_bytes < num_bytes and agent.capacity_bytes > 0,
-            round(terms.total(weights) / TIE_SECONDS),
+            rounded,
             view.num_models.get(agent.node, 0) if held is None else 0,
-            agent.running + pending.get(agent.node, 0),
-            (agent.salt ^ seed) * 0x9E3779B97F4A7C15 & MASK,
+            agent.running + wish.pending.get(agent.node, 0),
+            (agent.salt ^ wish.seed) * 0x9E3779B97F4A7C15 & MASK,
         )
         if least is None or key < least:
-            chosen, least = agent, key
+            chosen, lowest, least = agent, rounded, key
     return chosen
 
 
@@ -108,13 +116,25 @@ def exclusion(view: ClusterView, model: ModelRef, agent: AgentFacts) -> str:
     return ""
 
 
+def able(view: ClusterView, model: ModelRef) -> list[AgentFacts]:
+    """Agents that could load ``model``."""
+    num_bytes, avoided = _bytes_of(view.held.get(model, {})), view.avoided
+    return [
+        agent
+        for agent in view.facts.values()
+        if not agent.excluded
+        and agent.node not in avoided
+        and (not agent.capacity_bytes or agent.capacity_bytes >= num_bytes)
+    ]
+
+
 def explained(view: ClusterView, model: ModelRef, wish: Wish) -> RoutingExplanation:
     """Every agent's score with its terms, the best first, those that can't be chosen last."""
     spec, held_by = view.models[model], view.held.get(model, {})
     num_bytes, level, weights = _bytes_of(held_by), source_level(spec), wish.weights
     scores = []
     for node, agent in view.facts.items():
-        terms = _terms(agent, held_by.get(node), num_bytes, level, wish.hits, wish.pending)
+        terms = _terms(agent, held_by.get(node), num_bytes, level, wish)
         scores.append(
             AgentScore(
                 node=node,
@@ -142,21 +162,10 @@ def _bytes_of(held_by: Mapping[str, Held]) -> int:
     return max((held.num_bytes for held in held_by.values()), default=0)
 
 
-def _terms(
-    agent: AgentFacts,
-    held: Held | None,
-    num_bytes: int,
-    source: int,
-    hits: Mapping[str, float],
-    pending: Mapping[str, int],
-) -> Terms:
+def _terms(agent: AgentFacts, held: Held | None, num_bytes: int, source: int, wish: Wish) -> Terms:
     level = source if held is None else held.level
     seconds = 0.0
     if level:
         seconds = (num_bytes or NOMINAL_BYTES) * agent.seconds_per_byte[level]
-    return Terms(
-        level,
-        hits.get(agent.node, 0.0) if hits else 0.0,
-        agent.waiting + (pending.get(agent.node, 0) if pending else 0),
-        seconds,
-    )
+    waiting = agent.waiting + wish.pending.get(agent.node, 0)
+    return Terms(level, wish.hits.get(agent.node, 0.0), waiting, seconds)

@@ -19,12 +19,14 @@ from lite_llm.contracts.keyspace import (
     Key,
     ModelKey,
     ResidencyKey,
+    ScalingKey,
     parse_key,
 )
 from lite_llm.metastore import Deleted, Entry, Event, Snapshot, Written
 from lite_llm.placement.facts import AgentFacts, Held, facts_of, held_of
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
 from lite_llm.proto.v1.model_pb2 import Ingestion, ModelSpec
+from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
 from lite_llm.wire import loads, ref_to_proto
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,8 @@ class ClusterView:
     """Loads that an orchestrator has claimed."""
     ingestions: Mapping[ModelRef, Ingestion] = field(default_factory=dict)
     """What became of models' sources, where an orchestrator brings them in."""
+    scalings: Mapping[ModelRef, ScalingState] = field(default_factory=dict)
+    """How many agents models have, and why."""
     facts: Mapping[str, AgentFacts] = field(default_factory=dict)
     """Of ``agents``, for decisions."""
     held: Mapping[ModelRef, ByNode[Held]] = field(default_factory=dict)
@@ -86,6 +90,7 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
     residencies: dict[ModelRef, dict[str, Residency]] = {}
     assignments: dict[ModelRef, dict[str, Assignment]] = {}
     ingestions: dict[ModelRef, Ingestion] = {}
+    scalings: dict[ModelRef, ScalingState] = {}
     for entry in entries:
         key = _key_of(entry.key)
         match key, _value_of(key, entry):
@@ -99,6 +104,8 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
                 assignments.setdefault(model, {})[node] = assignment
             case IngestionKey(model), Ingestion() as ingestion:
                 ingestions[model] = ingestion
+            case ScalingKey(model), ScalingState() as scaling:
+                scalings[model] = scaling
     return view_of(
         revision,
         models=models,
@@ -106,6 +113,7 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
         residencies=residencies,
         assignments=assignments,
         ingestions=ingestions,
+        scalings=scalings,
     )
 
 
@@ -117,6 +125,7 @@ def view_of(
     residencies: Mapping[ModelRef, ByNode[Residency]] | None = None,
     assignments: Mapping[ModelRef, ByNode[Assignment]] | None = None,
     ingestions: Mapping[ModelRef, Ingestion] | None = None,
+    scalings: Mapping[ModelRef, ScalingState] | None = None,
 ) -> ClusterView:
     """The view of these messages."""
     residencies, assignments = residencies or {}, assignments or {}
@@ -128,6 +137,7 @@ def view_of(
         residencies,
         assignments,
         ingestions or {},
+        scalings or {},
         facts={node: facts_of(agent) for node, agent in agents.items()},
         held={
             model: {node: held_of(residency) for node, residency in by_node.items()}
@@ -164,6 +174,8 @@ def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterV
             )
         case IngestionKey(model), Ingestion() | None:
             return replace(view, ingestions=_set(view.ingestions, model, value))
+        case ScalingKey(model), ScalingState() | None:
+            return replace(view, scalings=_set(view.scalings, model, value))
     return view
 
 
@@ -226,6 +238,9 @@ def _value_of(key: Key | None, entry: Entry) -> Message | None:
             case IngestionKey(model):
                 ingestion = loads(entry.value, Ingestion, where=entry.key)
                 return _about(ingestion, ingestion.model == ref_to_proto(model), entry.key)
+            case ScalingKey(model):
+                scaling = loads(entry.value, ScalingState, where=entry.key)
+                return _about(scaling, scaling.model == ref_to_proto(model), entry.key)
     except Corrupt as error:
         log.warning("malformed value ignored", key=entry.key, error=error.message)
     return None

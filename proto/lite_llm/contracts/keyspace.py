@@ -9,6 +9,7 @@ key below the root                                    value           the one wr
 ``residency/{namespace}/{name}/{node}``               ``Residency``   that agent, under its lease
 ``assignments/{namespace}/{name}/{node}``             ``Assignment``  orchestrators, by swap
 ``ingestions/{namespace}/{name}``                     ``Ingestion``   the orchestrator that ingests
+``scaling/{namespace}/{name}``                        ``ScalingState`` orchestrators, by swap
 ``leaders/{role}``                                    holder's name   whoever holds the lease
 ====================================================  ==============  ===========================
 """
@@ -68,13 +69,29 @@ class IngestionKey:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingKey:
+    """Of a ``ScalingState``."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderKey:
     """Of the name of a role's holder."""
 
     role: str
 
 
-Key = ModelKey | TierSetKey | AgentKey | ResidencyKey | AssignmentKey | IngestionKey | LeaderKey
+Key = (
+    ModelKey
+    | TierSetKey
+    | AgentKey
+    | ResidencyKey
+    | AssignmentKey
+    | IngestionKey
+    | ScalingKey
+    | LeaderKey
+)
 
 MODELS = ROOT + "models/"
 TIER_SETS = ROOT + "tiersets/"
@@ -82,6 +99,7 @@ AGENTS = ROOT + "agents/"
 RESIDENCY = ROOT + "residency/"
 ASSIGNMENTS = ROOT + "assignments/"
 INGESTIONS = ROOT + "ingestions/"
+SCALING = ROOT + "scaling/"
 LEADERS = ROOT + "leaders/"
 
 
@@ -100,6 +118,8 @@ def key_of(key: Key) -> str:
             return f"{ASSIGNMENTS}{model}/{checked_node(node)}"
         case IngestionKey(model):
             return f"{INGESTIONS}{model}"
+        case ScalingKey(model):
+            return f"{SCALING}{model}"
         case LeaderKey(role):
             return f"{LEADERS}{checked_label(role, 'role')}"
 
@@ -120,6 +140,8 @@ def parse_key(text: str) -> Key:
                 return AssignmentKey(ModelRef(namespace, name), checked_node(node))
             case ["ingestions", namespace, name]:
                 return IngestionKey(ModelRef(namespace, name))
+            case ["scaling", namespace, name]:
+                return ScalingKey(ModelRef(namespace, name))
             case ["leaders", role]:
                 return LeaderKey(checked_label(role, "role"))
     raise InvalidName(

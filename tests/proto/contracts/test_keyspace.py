@@ -24,6 +24,7 @@ from lite_llm.contracts.keyspace import (
     LeaderKey,
     ModelKey,
     ResidencyKey,
+    ScalingKey,
     TierSetKey,
     assignments_of,
     key_of,
@@ -44,6 +45,7 @@ keys = st.one_of(
     st.builds(ResidencyKey, refs, nodes),
     st.builds(AssignmentKey, refs, nodes),
     st.builds(IngestionKey, refs),
+    st.builds(ScalingKey, refs),
     st.builds(LeaderKey, labels),
 )
 
@@ -59,6 +61,7 @@ MODEL = ModelRef("default", "llama-3.1")
         (ResidencyKey(MODEL, "gpu-1"), "/lite-llm/v1/residency/default/llama-3.1/gpu-1"),
         (AssignmentKey(MODEL, "gpu-1"), "/lite-llm/v1/assignments/default/llama-3.1/gpu-1"),
         (IngestionKey(MODEL), "/lite-llm/v1/ingestions/default/llama-3.1"),
+        (ScalingKey(MODEL), "/lite-llm/v1/scaling/default/llama-3.1"),
         (LeaderKey("autoscaler"), "/lite-llm/v1/leaders/autoscaler"),
     ],
 )

@@ -22,6 +22,52 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class ScalingState(_message.Message):
+    """How many agents a model has and why; written by orchestrators, and what makes a new leader go on
+    where the old one was. Times are seconds since the epoch.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DESIRED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    USED_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    PINNED_NODES_FIELD_NUMBER: _builtins.int
+    desired: _builtins.int
+    """Agents that should serve it."""
+    reason: _builtins.str
+    """Words for people: "12 requests wait on 1 agent", "idle for 600 s"."""
+    used_at: _builtins.float
+    """The last request that anybody saw, give or take a quarter of the idle time."""
+    changed_at: _builtins.float
+    """The last change of desired."""
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef: ...
+    @_builtins.property
+    def pinned_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents that keep it whatever happens."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.ModelRef | None = ...,
+        desired: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        used_at: _builtins.float = ...,
+        changed_at: _builtins.float = ...,
+        pinned_nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "desired", b"desired", "model", b"model", "pinned_nodes", b"pinned_nodes", "reason", b"reason", "used_at", b"used_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingState: _TypeAlias = ScalingState  # noqa: Y015
+
+@_typing.final
 class ScoreAgentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
