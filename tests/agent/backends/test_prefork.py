@@ -1,0 +1,152 @@
+"""Workers that a process with everything imported forks: started, watched, and clean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lite_llm.backends.forked import UNKNOWN, ForkedProcess, Prefork, prefork
+from lite_llm.contracts.errors import WorkerCrashed
+
+WAIT = 60.0  # seconds; for the machine's worst day
+TOY = """
+import json, os, socket, sys, threading
+
+imported_by = os.getpid()
+called = []
+
+def warm_up():
+    called.append(os.getpid())
+
+def main(arguments):
+    name, lifeline = arguments[0], socket.socket(fileno=int(arguments[-1]))
+    threads = len(os.listdir("/proc/self/task"))
+    files = sorted(set(os.listdir("/proc/self/fd")) - {str(lifeline.fileno())})
+    facts = dict(name=name, threads=threads, files=files, imported_by=imported_by, called=called,
+                 session=os.getsid(0), pid=os.getpid())
+    print(json.dumps(facts), flush=True)
+    print("to standard error", file=sys.stderr, flush=True)
+    threading.Thread(target=lambda: None).start()
+    lifeline.sendall(b"!")
+    lifeline.recv(1)
+    return 7
+"""
+WITH_A_THREAD = (
+    "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+)
+WITH_A_DEVICE = """
+import sys, types
+sys.modules["torch"] = types.SimpleNamespace(
+    cuda=types.SimpleNamespace(is_initialized=lambda: True))
+"""
+
+
+@dataclass
+class Worker:
+    process: ForkedProcess
+    lifeline: socket.socket
+    log: Path
+
+    def facts(self) -> dict[str, object]:
+        told: dict[str, object] = json.loads(self.log.read_text().splitlines()[0])
+        return told
+
+
+@contextlib.asynccontextmanager
+async def started(forks: Prefork, directory: Path, name: str) -> AsyncIterator[Worker]:
+    """A worker that is up."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    log = directory / f"{name}.log"
+    with ours:
+        with theirs, log.open("wb") as output:
+            process = await forks.start([name], lifeline=theirs.fileno(), output=output.fileno())
+        async with asyncio.timeout(WAIT):
+            assert await asyncio.get_running_loop().sock_recv(ours, 1) == b"!"
+        yield Worker(process, ours, log)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> dict[str, str]:
+    """The environment in which ``toy`` can be imported."""
+    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "threaded.py").write_text(WITH_A_THREAD)
+    (tmp_path / "opened.py").write_text(WITH_A_DEVICE)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+async def test_workers_share_the_import_and_nothing_else(
+    toy: dict[str, str], tmp_path: Path
+) -> None:
+    async with prefork("toy", "toy:warm_up", environment=toy) as forks:
+        assert await forks.wait_ready()
+        async with started(forks, tmp_path, "a") as first, started(forks, tmp_path, "b") as second:
+            facts = [worker.facts() for worker in (first, second)]
+            assert [each["name"] for each in facts] == ["a", "b"]
+            assert [each["pid"] for each in facts] == [first.process.pid, second.process.pid]
+            assert facts[0]["imported_by"] == facts[1]["imported_by"] != first.process.pid
+            for each in facts:
+                assert each["called"] == [each["imported_by"]]
+                assert each["session"] == each["pid"]
+                assert each["threads"] == 1
+                # Standard ones, and the directory that is just read: no other worker's lifeline.
+                assert each["files"] == ["0", "1", "2", each["files"][-1]]  # type: ignore[index]  # a list
+            assert "to standard error" in first.log.read_text()
+        # The block's end closed the lifelines.
+        assert await asyncio.wait_for(first.process.wait(), WAIT) == 7
+        assert await asyncio.wait_for(second.process.wait(), WAIT) == 7
+        with pytest.raises(ProcessLookupError):
+            first.process.terminate()
+
+
+async def test_it_tells_how_each_worker_ends(toy: dict[str, str], tmp_path: Path) -> None:
+    async with prefork("toy", environment=toy) as forks:
+        assert await forks.wait_ready()
+        async with started(forks, tmp_path, "a") as first, started(forks, tmp_path, "b") as second:
+            first.process.kill()
+            second.process.terminate()
+            assert await asyncio.wait_for(first.process.wait(), WAIT) == -signal.SIGKILL
+            assert await asyncio.wait_for(second.process.wait(), WAIT) == -signal.SIGTERM
+            assert second.process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("module", ["threaded", "opened", "absent"])
+async def test_what_can_not_be_forked_is_not(toy: dict[str, str], module: str) -> None:
+    async with prefork(module, environment=toy) as forks:
+        assert not await asyncio.wait_for(forks.wait_ready(), WAIT)
+        with pytest.raises(WorkerCrashed):
+            await forks.start([], lifeline=0, output=1)
+
+
+async def test_workers_outlive_their_prefork_and_are_still_watched(
+    toy: dict[str, str], tmp_path: Path
+) -> None:
+    async with prefork("toy", environment=toy) as forks:
+        assert await forks.wait_ready()
+        async with started(forks, tmp_path, "a") as worker:
+            psutil.Process(worker.process.pid).parent().kill()  # type: ignore[union-attr]  # it has one
+            async with asyncio.timeout(WAIT):
+                while forks.is_ready:  # noqa: ASYNC110 - a process tells nothing of its murder
+                    await asyncio.sleep(0.01)
+            assert worker.process.returncode is None
+            with pytest.raises(WorkerCrashed):
+                await forks.start([], lifeline=0, output=1)
+            worker.process.kill()
+            assert await asyncio.wait_for(worker.process.wait(), WAIT) == UNKNOWN
+
+
+async def test_it_ends_with_its_starter(toy: dict[str, str]) -> None:
+    async with prefork("toy", environment=toy) as forks:
+        assert await forks.wait_ready()
+        before = psutil.Process(os.getpid()).children()
+    assert psutil.wait_procs(before, timeout=WAIT)[1] == []
