@@ -146,9 +146,9 @@ class HostedModel:
         A slow reader misses steps in between, never the last one.
         """
         while True:
-            version = self._changes.version
+            version, is_over = self._changes.version, is_there()
             yield self._told_progress()
-            if is_there():
+            if is_over:
                 return
             if self._error is not None:
                 raise self._error

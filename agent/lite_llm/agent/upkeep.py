@@ -200,6 +200,7 @@ async def _until_unwanted(model: HostedModel, worker: Worker) -> None:
         if ended.done():
             # Before the connection is closed: that would tell them nothing of the reason.
             model.take_streams_away(ended.result())
+            model.medium = Medium.NVME
             model.step(ModelEvent.FAILED, ended.result().message)
             raise ended.result()
     finally:
