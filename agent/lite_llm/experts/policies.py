@@ -83,6 +83,9 @@ class Policy:
     worth: Worth
     is_selective: bool = False
     """A newcomer that is worth no more than what it would replace is bypassed."""
+    is_guarded: bool = True
+    """If a step demands more than the pool holds, nothing leaves that was used in the last step:
+    a rule that looks at recency would evict each expert just before its next use."""
     learns: bool = False
     """The rule asks for :attr:`History.odds`."""
 
@@ -141,7 +144,7 @@ LFRU: Final = Policy("lfru", _lfru)
 """Fewest uses in all for each step of age."""
 PUBLISHED: Final = Policy("published", _published)
 """Uses / (1 + demands since the last one): SPEC-022, and SPEC-027 with equal sizes."""
-NEAREST: Final = Policy("nearest", _nearest, is_selective=True, learns=True)
+NEAREST: Final = Policy("nearest", _nearest, is_selective=True, is_guarded=False, learns=True)
 """The latest expected next use leaves: Belady's rule with learned odds for the future."""
 
 DEFAULT: Final = NEAREST

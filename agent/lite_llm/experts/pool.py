@@ -184,7 +184,7 @@ class Pool:
         if prefill:
             age = history.tick - history.last_decode_N[inside]
             may_leave &= self.is_prompts_N[inside] | (age > PROTECTED_VISITS * num_layers)
-        elif sum(self._demand_L) > len(self.expert_S):  # recency alone would evict in a circle
+        elif self.policy.is_guarded and sum(self._demand_L) > len(self.expert_S):
             may_leave &= self.is_prompts_N[inside] | (history.tick - last_use > num_layers)
         return inside[may_leave]
 

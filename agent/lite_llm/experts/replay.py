@@ -7,14 +7,14 @@ the same slots. Legend: D demands, A accesses (:mod:`lite_llm.experts.traces`), 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.experts.belady import optimal_hits
-from lite_llm.experts.policies import DEFAULT, LFU, LRU, POLICIES, Ints, Policy
+from lite_llm.experts.policies import LFU, LRU, POLICIES, Ints, Policy
 from lite_llm.experts.pool import Pool
 from lite_llm.experts.traces import Demands, Trace
 
@@ -146,13 +146,13 @@ def _lru_of_each_layer(workload: Workload, num_slots: int, seed: int) -> Tally:
     share, rest = divmod(num_slots, num_layers)
     tally = _plain(0, 0)
     for layer in range(num_layers):
-        tally += replay(_only(workload, layer), LRU, share + (layer < rest), seed=seed)
+        tally += replay(_only(workload, layer), _unguarded(LRU), share + (layer < rest), seed=seed)
     return Tally(**{**_as_dict(tally), "written_back": tally.evictions})
 
 
 def _lfu(workload: Workload, num_slots: int, seed: int) -> Tally:
     """B3: the fewest uses since it came leaves."""
-    return replay(workload, LFU, num_slots, seed=seed)
+    return replay(workload, _unguarded(LFU), num_slots, seed=seed)
 
 
 def _static(workload: Workload, num_slots: int, seed: int) -> Tally:
@@ -164,7 +164,7 @@ def _static(workload: Workload, num_slots: int, seed: int) -> Tally:
 
 def _lru(workload: Workload, num_slots: int, seed: int) -> Tally:
     """B5: one pool for all layers, least recently used, on demand only."""
-    return replay(workload, LRU, num_slots, seed=seed)
+    return replay(workload, _unguarded(LRU), num_slots, seed=seed)
 
 
 Contender = Callable[[Workload, int, int], Tally]
@@ -180,21 +180,34 @@ BASELINES: Final[dict[str, Contender]] = {
 }
 
 
-def contenders(names: Sequence[str]) -> dict[str, Contender]:
-    """Policies and baselines by name; none given: the default. Raises :class:`InvalidSettings`."""
-    known = {name: _of(policy) for name, policy in POLICIES.items()} | BASELINES
+def contenders(names: Sequence[str], lookahead: Lookahead | None = None) -> dict[str, Contender]:
+    """Policies, which get the ``lookahead``, and baselines, by name; ``all``: every one of them.
+
+    Raises :class:`InvalidSettings` for a name that nothing has.
+    """
+    known = {name: _of(policy, lookahead) for name, policy in POLICIES.items()} | BASELINES
+    if "all" in names:
+        return known
     for name in names:
         if name not in known:
             raise InvalidSettings(
                 f"there is no policy {name[:40]!r}",
                 where="policy",
-                remedy=f"use {', '.join(known)}",
+                remedy=f"use all, {', '.join(known)}",
             )
-    return {name: known[name] for name in names or [DEFAULT.name]}
+    return {name: known[name] for name in names}
 
 
-def _of(policy: Policy) -> Contender:
-    return lambda workload, num_slots, seed: replay(workload, policy, num_slots, seed=seed)
+def _of(policy: Policy, lookahead: Lookahead | None) -> Contender:
+    def contender(workload: Workload, num_slots: int, seed: int) -> Tally:
+        return replay(workload, policy, num_slots, seed=seed, lookahead=lookahead)
+
+    return contender
+
+
+def _unguarded(policy: Policy) -> Policy:
+    """As others have it."""
+    return replace(policy, is_guarded=False)
 
 
 def _plain(hits: int, misses: int, fetched: int | None = None) -> Tally:
