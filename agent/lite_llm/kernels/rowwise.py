@@ -1,4 +1,4 @@
-"""Compiled loops over rows: normalisation, rotation, gated activations, softmax, storing.
+"""Compiled loops over rows: normalisation, rotation, gated activations, sums, softmax, storing.
 
 Where numbers are narrower than float32, each step of a formula is rounded as often as the
 function's docstring says. Sums over a row add lane l of sixteen in ascending order, with blocks
@@ -124,6 +124,18 @@ def _gate(arguments: int, worker: int, task: int) -> None:
             put(y, out + (row * size + i) * step, kind, size - i)
 
 
+def _add(arguments: int, worker: int, task: int) -> None:
+    x, x_stride, y, y_stride, out, size, kind = unpack_7(arguments)
+    scale = spread(load_float32(arguments + 8 * 7))
+    rows, chunk = word(arguments, 8), word(arguments, 9)
+    step = size_of(kind)
+    for row in range(task * chunk, min(rows, (task + 1) * chunk)):
+        for i in range(0, size, LANES):
+            added = take(y + row * y_stride + i * step, kind, size - i) * scale
+            total = take(x + row * x_stride + i * step, kind, size - i) + rounded(added, kind)
+            put(total, out + (row * size + i) * step, kind, size - i)
+
+
 def _soften(arguments: int, worker: int, task: int) -> None:
     size, logarithm = word(arguments, 3), word(arguments, 4)
     x = word(arguments, 0) + task * word(arguments, 1)
@@ -168,10 +180,5 @@ def _store(arguments: int, worker: int, task: int) -> None:
                 put(lanes, to + i * size_of(pool_kind), pool_kind, size - i)
 
 
-normalise, rotate, gate, soften = (
-    Kernel(_normalise),
-    Kernel(_rotate),
-    Kernel(_gate),
-    Kernel(_soften),
-)
-store = Kernel(_store)
+normalise, rotate, gate, add = Kernel(_normalise), Kernel(_rotate), Kernel(_gate), Kernel(_add)
+soften, store = Kernel(_soften), Kernel(_store)

@@ -12,27 +12,48 @@ import functools
 import struct
 import threading
 from array import array
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from numba import cfunc, njit
 from numba.core import types
 
 from lite_llm.kernels import cache
-from lite_llm.kernels.vector import call, fetch_add, word, words
+from lite_llm.kernels.vector import call, fetch_add, store_word, word, words
 
 SLOTS = 18
 _TASKS, _NEXT, _WORKERS, _KERNEL, _HEADER = 0, 1, 2, 3, 4
-_enter, _start, _start_team = call(3), call(1), call(4)
-_job = words(_HEADER + SLOTS)
+_enter, _start, _start_team, _wait = call(3), call(1), call(4), call(0)
+_job, _replay_job = words(_HEADER + SLOTS), words(4)
 _WORTH_A_THREAD = 1 << 18
 """Multiplications that take one thread about 20 microseconds, and waking one takes ten."""
+_WORTH_SHARING = 1 << 14
+"""In a replay, whose threads are awake: waiting for each other takes one."""
 _PADDING = (0,) * SLOTS
+STEP_WORDS = 5 + SLOTS
+"""Of a kernel in a replay: its code, tasks, the next one, whether threads share them, whether all
+threads wait for each other afterwards, and its arguments."""
+
+
+class Recorder(Protocol):
+    """What takes a thread's kernels down instead of running them."""
+
+    def add(self, step: list[int]) -> None:
+        """A kernel and its arguments, by ``STEP_WORDS`` integers."""
+
+    def scratch(self, nbytes: int) -> int:
+        """The address of memory for each worker, held with the recording."""
+
+    def table(self, integers: list[int]) -> int:
+        """The address of integers in a row, held with the recording."""
 
 
 class _Local(threading.local):
     """What one thread of Python lends to its kernels."""
+
+    recorder: Recorder | None = None
 
     workers = 1 << 30
     size = 0
@@ -70,6 +91,7 @@ def warm_up() -> None:
     """
     for kernel in _kernels:
         kernel.run(0, 0)
+    replay(array("q"), 1)
 
 
 class Kernel:
@@ -97,6 +119,9 @@ class Kernel:
         ``work``: about how many multiplications it all comes to; little is not worth waking a
         thread for.
         """
+        if _local.recorder is not None:
+            _local.recorder.add(_step_of(self.address, tasks, work, integers))
+            return
         launch, worker, team = _compiled()
         launch(
             self.address,
@@ -114,6 +139,8 @@ def scratch(nbytes: int) -> int:
 
     Held until the thread ends; what is in it is anything.
     """
+    if _local.recorder is not None:
+        return _local.recorder.scratch(nbytes)
     workers = _settings["threads"]
     needed = nbytes * workers
     if _local.size < needed:
@@ -125,11 +152,21 @@ def scratch(nbytes: int) -> int:
     return _local.address
 
 
-@functools.cache
-def _team() -> int:
-    """The address of OpenMP's entry point that runs a function on many threads; 0 if none."""
+@contextmanager
+def recorded_by(recorder: Recorder) -> Iterator[None]:
+    """Kernels that the calling thread runs in the block are taken down by ``recorder``."""
+    _local.recorder = recorder
     try:
-        entry = ctypes.CDLL("libgomp.so.1").GOMP_parallel
+        yield
+    finally:
+        _local.recorder = None
+
+
+@functools.cache
+def _openmp(name: str) -> int:
+    """The address of one of GNU's entry points; 0 if there is none."""
+    try:
+        entry = getattr(ctypes.CDLL("libgomp.so.1"), name)
     except (OSError, AttributeError):
         return 0
     return ctypes.cast(entry, ctypes.c_void_p).value or 0
@@ -180,11 +217,70 @@ def _compiled() -> tuple[Callable[..., None], int, int]:
     """How to launch, and with what: the launcher, the address of ``_work``, OpenMP's entry."""
     cached = cache.directory() is not None
     machine_code: Any = cfunc(types.void(types.intp), cache=cached)(_work)
-    return njit(nogil=True, cache=cached)(_launch), machine_code.address, _team()
+    return njit(nogil=True, cache=cached)(_launch), machine_code.address, _openmp("GOMP_parallel")
+
+
+def _step_of(kernel: int, tasks: int, work: int, integers: tuple[int, ...]) -> list[int]:
+    """A kernel in a replay."""
+    shared = tasks > 1 and work >= _WORTH_SHARING
+    return [kernel, tasks, 0, shared, 0, *integers, *_PADDING[len(integers) :]]
+
+
+def replay(steps: array[int], threads: int) -> None:
+    """Run kernels in a row, ``STEP_WORDS`` integers each, with one start; wait for all."""
+    launch, player, team, barrier = _player()
+    address, size = steps.buffer_info()
+    launch(player, address, size // STEP_WORDS, team, barrier, threads)
+
+
+def _play(job: int) -> None:
+    step, steps, barrier = word(job, 0), word(job, 1), word(job, 2)
+    worker = fetch_add(job + 8 * 3, 1)
+    for _ in range(steps):
+        kernel, tasks, shared = word(step, 0), word(step, 1), word(step, 3)
+        if shared != 0 and barrier != 0:
+            task = fetch_add(step + 8 * 2, 1)
+            while task < tasks:
+                _enter(kernel, step + 8 * 5, worker, task)
+                task = fetch_add(step + 8 * 2, 1)
+        elif worker == 0:
+            for task in range(tasks):
+                _enter(kernel, step + 8 * 5, worker, task)
+        if word(step, 4) != 0 and barrier != 0:
+            _wait(barrier)
+        step += 8 * STEP_WORDS
+
+
+def _launch_replay(
+    player: int, steps: int, count: int, team: int, barrier: int, threads: int
+) -> None:
+    shared = 0
+    for index in range(count):
+        step = steps + 8 * STEP_WORDS * index
+        store_word(0, step + 8 * 2)
+        if index > 0:
+            # What one thread did alone, and goes on from alone, needs nobody's waiting.
+            store_word(shared | word(step, 3), step - 8 * STEP_WORDS + 8 * 4)
+        shared = word(step, 3)
+    if team == 0 or barrier == 0 or threads == 1:
+        _start(player, _replay_job(steps, count, 0, 0))
+    else:
+        _start_team(team, player, _replay_job(steps, count, barrier, 0), threads, 0)
+
+
+@functools.cache
+def _player() -> tuple[Callable[..., None], int, int, int]:
+    """How to launch a replay, and with what: ``_play``'s address, OpenMP's entry and barrier."""
+    cached = cache.directory() is not None
+    machine_code: Any = cfunc(types.void(types.intp), cache=cached)(_play)
+    team, barrier = _openmp("GOMP_parallel"), _openmp("GOMP_barrier")
+    return njit(nogil=True, cache=cached)(_launch_replay), machine_code.address, team, barrier
 
 
 def table_of(integers: list[int]) -> int:
     """The address of the integers in a row, held until the calling thread's next table."""
+    if _local.recorder is not None:
+        return _local.recorder.table(integers)
     _local.table = array("q", integers)
     return _local.table.buffer_info()[0]
 

@@ -79,6 +79,8 @@ class AttentionConfig:
 class GroupedQueryAttention:
     """One layer's attention with its weights."""
 
+    recordable = True
+
     def __init__(self, config: AttentionConfig, tensors: Mapping[str, Tensor]) -> None:
         def of(part: str) -> Tensor | None:
             return tensors.get(f"{_NAME}.{part}")

@@ -5,17 +5,20 @@ Legend: T rows of a step, D hidden, R rows whose logits are wanted, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lite_llm.experts import StepRows
-from lite_llm.kernels import LayerPages, linear, rms_norm
+from lite_llm.kernels import LayerPages, add, linear, rms_norm
 from lite_llm.kvcache import KvLayout
 from lite_llm.models.architecture import DecoderConfig
+from lite_llm.models.replaying import Inputs, Recordable, Replays, Stage
 from lite_llm.models.rope import RopeConfig, RopeTable, Rotation
-from lite_llm.models.weights import Layer, Weights
+from lite_llm.models.weights import Weights
 
 
 class Decoder:
@@ -35,6 +38,8 @@ class Decoder:
         for layer in config.layers:
             if (rope := layer.attention.rope) is not None and rope not in self._tables:
                 self._tables[rope] = RopeTable(rope)
+        self._pass = _Pass(config, weights)
+        self._replays = Replays()
 
     @property
     def kv_layout(self) -> KvLayout:
@@ -62,16 +67,15 @@ class Decoder:
         if self.config.embedding_scale is not None:
             x_TD = x_TD * self.config.embedding_scale
         rotations = {rope: table(positions_T) for rope, table in self._tables.items()}
-        for index, config in enumerate(self.config.layers):
-            rope = config.attention.rope
-            x_TD = self._layer(
-                self.weights.get(index),
-                x_TD,
-                None if rope is None else rotations[rope],
-                pages[index],
-                None if expert_masks is None else expert_masks[index],
-            )
-        return self._norm(x_TD, self.weights.head().norm_D)
+        inputs = Inputs(rotations, pages)
+        if expert_masks is None and self.weights.complete:
+            self.weights.head()  # raises if they have been dropped
+            replayed_TD = self._replays.run(x_TD, inputs, self._pass.stages)
+            if replayed_TD is not None:
+                return replayed_TD
+        for stage in self._pass.stages(inputs, expert_masks):
+            x_TD = stage.run(x_TD)
+        return x_TD
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -83,18 +87,40 @@ class Decoder:
             logits_RV = cap * torch.tanh(logits_RV / cap)
         return logits_RV
 
-    def _layer(
-        self,
-        layer: Layer,
-        x_TD: Tensor,
-        rotation: Rotation | None,
-        pages: LayerPages,
-        mask_TE: Tensor | None,
+
+@dataclass(frozen=True)
+class _Pass:
+    """From embedding to hidden state; each stage waits for its weights when it gets there."""
+
+    config: DecoderConfig
+    weights: Weights
+
+    def stages(
+        self, inputs: Inputs, masks: Sequence[Tensor | None] | None = None
+    ) -> Iterator[Stage]:
+        """Half a layer each, and the last norm."""
+        for index, config in enumerate(self.config.layers):
+            rope = config.attention.rope
+            rotation = None if rope is None else inputs.rotations[rope]
+            attends = partial(self._attend, index, rotation, inputs.pages[index])
+            # No name for a layer: a failed step's traceback would keep it in memory.
+            yield Stage(attends, isinstance(self.weights.get(index).attention, Recordable))
+            mask_TE = None if masks is None else masks[index]
+            feeds = partial(self._feed, index, mask_TE)
+            yield Stage(feeds, isinstance(self.weights.get(index).ffn, Recordable))
+        yield Stage(lambda x_TD: self._norm(x_TD, self.weights.head().norm_D), recordable=True)
+
+    def _attend(
+        self, index: int, rotation: Rotation | None, pages: LayerPages, x_TD: Tensor
     ) -> Tensor:
+        layer = self.weights.get(index)
         added_TD = layer.attention(self._norm(x_TD, layer.before_attention_D), rotation, pages)
         if layer.after_attention_D is not None:
             added_TD = self._norm(added_TD, layer.after_attention_D)
-        x_TD = self._join(x_TD, added_TD)
+        return self._join(x_TD, added_TD)
+
+    def _feed(self, index: int, mask_TE: Tensor | None, x_TD: Tensor) -> Tensor:
+        layer = self.weights.get(index)
         added_TD = layer.ffn(self._norm(x_TD, layer.before_ffn_D), mask_TE)
         if layer.after_ffn_D is not None:
             added_TD = self._norm(added_TD, layer.after_ffn_D)
@@ -106,4 +132,4 @@ class Decoder:
 
     def _join(self, x_TD: Tensor, added_TD: Tensor) -> Tensor:
         scale = self.config.residual_scale
-        return x_TD + (added_TD if scale is None else added_TD * scale)
+        return add(x_TD, added_TD, scale=1.0 if scale is None else scale)

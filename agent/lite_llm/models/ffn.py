@@ -51,6 +51,8 @@ class FfnConfig:
 class GatedFfn:
     """One feed-forward block with its weights."""
 
+    recordable = True
+
     def __init__(self, config: FfnConfig, tensors: Mapping[str, Tensor]) -> None:
         def weight(part: str) -> tuple[Tensor, Tensor | None]:
             name = f"{config.name}.{part}"

@@ -40,6 +40,7 @@ class Weights:
         self._embedding: Future[Tensor] = Future()
         self._layers: list[Future[Layer]] = [Future() for _ in range(num_layers)]
         self._head: Future[Head] = Future()
+        self._complete = False
 
     def put_embedding(self, embedding_VD: Tensor) -> None:
         """What comes before layer 0."""
@@ -64,6 +65,12 @@ class Weights:
     def head(self) -> Head:
         """Once it is there."""
         return self._head.result()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has to be waited for; remembered, as each step asks."""
+        self._complete = self._complete or all(part.done() for part in self._parts())
+        return self._complete
 
     def fail(self, error: BaseException) -> None:
         """Whoever waits for what is not there, now or later, gets ``error``."""
