@@ -66,7 +66,7 @@ def test_what_is_no_kernel_is_refused_and_leaves_nothing_behind() -> None:
     x_TD, recording = normal(2, 32), Recording(Memory())
     with recorded(recording):
         y_TD = rms_norm(x_TD, None, 1e-6)
-    with pytest.raises(NotRecordable, match="aten.mul"), recorded(recording):
+    with pytest.raises(NotRecordable, match=r"aten\.mul"), recorded(recording):
         rms_norm(x_TD, None, 1e-6) * 2
     assert recording.num_steps == 1
     recording.replay()
