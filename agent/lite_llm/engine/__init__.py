@@ -15,7 +15,7 @@ from lite_llm.engine.request import (
     Step,
     Token,
 )
-from lite_llm.engine.sampling import Sampling, choose
+from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.step_loop import StepLoop
 from lite_llm.engine.stopping import FinishReason, Limits
 from lite_llm.engine.tokens import Detokenizer, Tokenizer
@@ -41,6 +41,5 @@ __all__ = [
     "StepLoop",
     "Token",
     "Tokenizer",
-    "choose",
     "load_model",
 ]

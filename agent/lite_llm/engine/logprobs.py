@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from lite_llm.engine.sampling import Floats, largest
+from lite_llm.engine.sampling import Floats
+from lite_llm.kernels.vocabulary import rate
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,14 @@ class Logprobs:
     """Likeliest first, equal ones by id."""
 
 
-def log_softmax(logits_V: Floats) -> NDArray[np.float64]:
-    """In double precision; bits depend on the row alone, not on threads."""
-    logits_V = logits_V.astype(np.float64)
-    shifted_V = logits_V - logits_V.max()
-    result: NDArray[np.float64] = shifted_V - np.log(np.exp(shifted_V).cumsum()[-1])
-    return result
-
-
 def logprobs_of(logits_V: Floats, token: int, count: int) -> Logprobs:
-    """Of ``token`` and of the ``count`` likeliest, rounded to float32."""
-    logprobs_V = log_softmax(logits_V).astype(np.float32)
-    places = largest(logits_V, count).tolist() if count else []
-    top = tuple((place, float(logprobs_V[place])) for place in places)
-    return Logprobs(token, float(logprobs_V[token]), top)
+    """Of ``token`` and of the ``count`` likeliest; ``logits_V`` is float32."""
+    return rated([torch.from_numpy(logits_V)], [token], [count])[0]
+
+
+def rated(rows: Sequence[Tensor], tokens: Sequence[int], counts: Sequence[int]) -> list[Logprobs]:
+    """Of each row's token, and of its likeliest ones; rows are float32 and on the CPU."""
+    return [
+        Logprobs(token, rating.logprob, rating.top)
+        for token, rating in zip(tokens, rate(rows, tokens, counts), strict=True)
+    ]

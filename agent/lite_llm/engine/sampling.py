@@ -1,9 +1,8 @@
-"""From logits to one token, added up in double precision and one order. Legend: V vocabulary."""
+"""By what a token is chosen: settings, and changes of single logits. Legend: V vocabulary."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lite_llm.contracts.errors import InvalidRequest
-from lite_llm.engine.philox import uniform
+from lite_llm.kernels.vocabulary import Chance
 
 Floats = NDArray[np.floating]
-
-LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +57,15 @@ class Sampling:
         return self.temperature == 0
 
     @property
+    def changes(self) -> bool:
+        """Whether logits of single tokens are changed."""
+        return self.penalises or bool(self.logit_bias)
+
+    def chance(self, position: int) -> Chance:
+        """By what the token at ``position`` is drawn."""
+        return Chance(self.seed, position, self.temperature, self.top_k, self.min_p, self.top_p)
+
+    @property
     def penalises(self) -> bool:
         """Whether what was said before changes what comes."""
         penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
@@ -67,90 +73,55 @@ class Sampling:
 
 
 class History:
-    """Which tokens a sequence has had, as far as penalties ask."""
+    """What a sequence's past and its request do to the logits of single tokens.
 
-    def __init__(self, prompt: Sequence[int]) -> None:
-        self._prompt = frozenset(prompt)
-        self._counts: Counter[int] = Counter()
+    Bias comes first, then penalties: vLLM's order, so that the same request means the same here.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+        self._sampling = sampling
+        bias = dict(sampling.logit_bias)
+        seen = frozenset(prompt) if sampling.repetition_penalty != 1 else frozenset()
+        tokens = [*bias, *(seen - bias.keys())]
+        self._place_by_token = {token: place for place, token in enumerate(tokens)}
+        # One entry a token: its id, its bias, whether it was seen, how often the answer has it.
+        self._entries = np.zeros(
+            2 * len(tokens) + 16, [("id", "i8"), ("bias", "f8"), ("seen", "?"), ("times", "f8")]
+        )
+        used = self._entries[: len(tokens)]
+        used["id"] = tokens
+        used["bias"][: len(bias)] = list(bias.values())
+        used["seen"] = [token in seen for token in tokens]
 
     def add(self, token: int) -> None:
         """``token`` is part of the answer."""
-        self._counts[token] += 1
+        if not self._sampling.penalises:
+            return
+        place = self._place_by_token.setdefault(token, len(self._place_by_token))
+        if place == len(self._entries):
+            self._entries = np.concatenate([self._entries, np.zeros_like(self._entries)])
+        entry = self._entries[place]
+        entry["id"], entry["seen"], entry["times"] = token, True, entry["times"] + 1
 
-    def penalise(self, logits_V: Floats, sampling: Sampling) -> None:
-        """Change ``logits_V`` in place."""
-        if sampling.repetition_penalty != 1:
-            seen = np.fromiter(self._prompt | self._counts.keys(), np.int64)
-            logits = logits_V[seen]
-            penalty = sampling.repetition_penalty
-            logits_V[seen] = np.where(logits > 0, logits / penalty, logits * penalty)
-        said = np.fromiter(self._counts.keys(), np.int64, len(self._counts))
-        times = np.fromiter(self._counts.values(), np.float64, len(self._counts))
-        logits_V[said] -= sampling.frequency_penalty * times + sampling.presence_penalty
+    def change(self, logits_V: Floats) -> None:
+        """In place; in double precision, rounded once."""
+        entries, sampling = self._entries[: len(self._place_by_token)], self._sampling
+        values = logits_V[entries["id"]].astype(np.float64) + entries["bias"]
+        if (penalty := sampling.repetition_penalty) != 1:
+            penalised = np.where(values > 0, values / penalty, values * penalty)
+            values = np.where(entries["seen"], penalised, values)
+        values -= sampling.frequency_penalty * entries["times"]
+        values -= sampling.presence_penalty * (entries["times"] > 0)
+        logits_V[entries["id"]] = values
 
 
-def adjusted(
-    logits_V: Floats, sampling: Sampling, history: History | None, banned: Sequence[int] = ()
-) -> NDArray[np.float64]:
-    """The logits that a token is chosen by: bias first, then penalties; ``banned`` have no chance.
-
-    vLLM's order, so that the same request means the same here.
-    """
-    changed_V = logits_V.astype(np.float64)
-    for token, bias in sampling.logit_bias:
-        changed_V[token] += bias
+def adjusted(logits_V: Floats, history: History | None, banned: Sequence[int] = ()) -> Floats:
+    """A copy with the logits that a token is chosen by; ``banned`` ones have no chance."""
+    changed_V = logits_V.copy()
     if history is not None:
-        history.penalise(changed_V, sampling)
+        history.change(changed_V)
     changed_V[list(banned)] = -math.inf
     return changed_V
-
-
-def choose(logits_V: Floats, sampling: Sampling, *, position: int) -> int:
-    """The token at ``position`` of its sequence; equal logits are settled by the smaller id.
-
-    ``logits_V`` are numbers, at least one of them finite and none +inf.
-    """
-    if sampling.greedy:
-        return int(logits_V.argmax())
-    tokens = None
-    if sampling.top_k is not None and sampling.top_k < len(logits_V):
-        tokens = np.sort(largest(logits_V, sampling.top_k))  # all that follows is short then
-        logits_V = logits_V[tokens]
-    # The largest is taken away first: a tiny temperature must not overflow to infinity.
-    temperature = np.float32(max(sampling.temperature, LEAST_TEMPERATURE))
-    with np.errstate(over="ignore"):
-        weights_V = np.exp((logits_V - logits_V.max()).astype(np.float32) / temperature)
-    if sampling.min_p:
-        weights_V[weights_V < sampling.min_p] = 0.0
-    if sampling.top_p < 1:
-        kept = _nucleus(weights_V, sampling.top_p)
-        rest = np.ones(len(weights_V), np.bool_)
-        rest[kept] = False
-        weights_V[rest] = 0.0
-    # One after another, by id: numpy's cumsum has no other order, on any number of threads.
-    cumulative_V = weights_V.cumsum(dtype=np.float64)
-    target = uniform(sampling.seed, position) * cumulative_V[-1]
-    # Rounding may put the target on the very end: the last token kept is the answer then.
-    last = int(cumulative_V.searchsorted(cumulative_V[-1]))
-    place = min(int(cumulative_V.searchsorted(target, side="right")), last)
-    return place if tokens is None else int(tokens[place])
-
-
-def largest(values_V: Floats, count: int) -> NDArray[np.int64]:
-    """Places of the ``count`` largest values, largest first; equal ones by place."""
-    count = min(count, len(values_V))
-    least = np.partition(values_V, len(values_V) - count)[len(values_V) - count]
-    places = np.flatnonzero(values_V >= least)
-    return places[np.argsort(-values_V[places], kind="stable")][:count]
-
-
-def _nucleus(weights_V: Floats, top_p: float) -> NDArray[np.int64]:
-    total = float(weights_V.cumsum(dtype=np.float64)[-1])
-    # What is left out here can't add up to half of what may be missing: it saves a long sort.
-    places = np.flatnonzero(weights_V >= total * (1 - top_p) / (2 * len(weights_V)))
-    places = places[np.argsort(-weights_V[places], kind="stable")]
-    reached = weights_V[places].cumsum(dtype=np.float64).searchsorted(top_p * total)
-    return places[: int(reached) + 1]
 
 
 def _check(field: str, value: float, good: bool, remedy: str) -> None:

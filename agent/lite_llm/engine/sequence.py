@@ -42,7 +42,7 @@ class Sequence:
         """Its place among all that were ever admitted."""
         self.finish_reason: FinishReason | None = None
         self.transcript = Transcript(tokenizer, request.limits, request.prompt)
-        self.history = History(request.prompt) if self.sampling.penalises else None
+        self.history = History(self.sampling, request.prompt) if self.sampling.changes else None
         for token in resumed.tokens:
             self._extend(token)
 

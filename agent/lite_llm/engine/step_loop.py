@@ -12,7 +12,7 @@ from lite_llm.engine.model import Model
 from lite_llm.engine.request import Failed, Finished, PromptRead, Request
 from lite_llm.engine.runner import Ready, Runner, Unable
 from lite_llm.engine.selection import Choice, select
-from lite_llm.engine.sequence import Group, Outlet, Sequence
+from lite_llm.engine.sequence import Group, Outlet
 from lite_llm.engine.stopping import FinishReason
 from lite_llm.engine.tier_grants import tier_masks
 from lite_llm.kvcache import KvCache
@@ -36,8 +36,7 @@ class StepLoop:
         """Advance every sequence that can advance; False if there is none."""
         parts = self._lineup.schedule()
         ready = self._accept(self._runner.run(parts))
-        choices = [(each.sequence, select(*each)) for each in ready]
-        self._emit(choices)
+        self._emit(ready, select(ready))
         self._measures.stepped(parts, self._groups.values(), self._kv)
         return bool(parts)
 
@@ -84,8 +83,8 @@ class StepLoop:
                 rows += [result._replace(sequence=follower) for follower in followers]
         return rows
 
-    def _emit(self, choices: Iterable[tuple[Sequence, Choice | LiteLLMError]]) -> None:
-        for sequence, choice in choices:
+    def _emit(self, ready: Iterable[Ready], choices: Iterable[Choice | LiteLLMError]) -> None:
+        for (sequence, *_), choice in zip(ready, choices, strict=True):
             group = sequence.group
             if group.number not in self._groups:
                 continue  # another of its sequences has failed

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,21 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lite_llm.contracts.errors import InvalidRequest
-from lite_llm.engine import Sampling, choose
-from lite_llm.engine.sampling import Floats, History, adjusted, largest
+from lite_llm.engine import Sampling
+from lite_llm.engine.sampling import Floats, History, adjusted
+from lite_llm.kernels.vocabulary import draw
 
 LOGITS_V = np.array([0.5, 3.0, -1.0, 2.0, 1.0], np.float32)
 MANY = 600
-GREEDY = Sampling(temperature=0)
+
+
+def choose(logits_V: Floats, sampling: Sampling, *, position: int) -> int:
+    row_V = torch.from_numpy(logits_V.astype(np.float32))
+    return draw([row_V], [sampling.chance(position)])[0]
 
 
 def counts(sampling: Sampling) -> Counter[int]:
     return Counter(choose(LOGITS_V, sampling, position=position) for position in range(MANY))
-
-
-def test_greedy_takes_the_largest_and_the_first_of_equals() -> None:
-    assert choose(LOGITS_V, GREEDY, position=0) == 1
-    assert choose(np.array([1.0, 7.0, 7.0]), GREEDY, position=0) == 1
 
 
 def test_frequencies_follow_the_softmax() -> None:
@@ -111,33 +112,65 @@ def test_filters_keep_what_their_definitions_keep(
     assert drawn <= allowed
 
 
-@given(values=st.lists(st.integers(-5, 5), min_size=1), count=st.integers(1, 12))
-def test_the_largest_are_found_in_order(values: list[int], count: int) -> None:
-    by_hand = sorted(range(len(values)), key=lambda place: (-values[place], place))[:count]
-    assert largest(np.array(values, np.float32), count).tolist() == by_hand
-
-
-def spoken(*tokens: int, prompt: tuple[int, ...] = ()) -> History:
-    history = History(prompt)
+def spoken(sampling: Sampling, *tokens: int, prompt: tuple[int, ...] = ()) -> History:
+    history = History(sampling, prompt)
     for token in tokens:
         history.add(token)
     return history
 
 
+def changed(*tokens: int, prompt: tuple[int, ...] = (), **settings: Any) -> list[float]:
+    history = spoken(Sampling(**settings), *tokens, prompt=prompt)
+    values: list[float] = adjusted(LOGITS_V, history).tolist()
+    return values
+
+
 def test_penalties_follow_their_formulas() -> None:
-    history = spoken(1, 1, 2, prompt=(0, 1))
-    repeated = adjusted(LOGITS_V, Sampling(repetition_penalty=2), history)
-    assert repeated.tolist() == [0.25, 1.5, -2.0, 2.0, 1.0]
-    present = adjusted(LOGITS_V, Sampling(presence_penalty=0.5), history)
-    assert present.tolist() == [0.5, 2.5, -1.5, 2.0, 1.0]
-    frequent = adjusted(LOGITS_V, Sampling(frequency_penalty=0.5), history)
-    assert frequent.tolist() == [0.5, 2.0, -1.5, 2.0, 1.0]
+    said: Any = {"prompt": (0, 1)}
+    assert changed(1, 1, 2, repetition_penalty=2, **said) == [0.25, 1.5, -2.0, 2.0, 1.0]
+    assert changed(1, 1, 2, presence_penalty=0.5, **said) == [0.5, 2.5, -1.5, 2.0, 1.0]
+    assert changed(1, 1, 2, frequency_penalty=0.5, **said) == [0.5, 2.0, -1.5, 2.0, 1.0]
+    assert changed(logit_bias=((4, -0.5), (0, 2.0))) == [2.5, 3.0, -1.0, 2.0, 0.5]
+
+
+@given(
+    prompt=st.lists(st.integers(0, 49), max_size=60),
+    tokens=st.lists(st.integers(0, 49), max_size=90),
+    bias=st.dictionaries(st.integers(0, 49), st.sampled_from([-100.0, -0.5, 3.25]), max_size=20),
+    penalties=st.tuples(*[st.sampled_from([0.0, 0.5, -1.25])] * 2),
+    repetition=st.sampled_from([1.0, 1.25, 0.5]),
+)
+def test_bias_and_penalties_come_in_vllms_order(
+    prompt: list[int],
+    tokens: list[int],
+    bias: dict[int, float],
+    penalties: tuple[float, float],
+    repetition: float,
+) -> None:
+    presence, frequency = penalties
+    logits_V = np.random.default_rng(7).normal(size=50).astype(np.float32)
+    expected_V = logits_V.astype(np.float64)
+    for token, value in bias.items():
+        expected_V[token] += value
+    for token in {*prompt, *tokens}:
+        factor = 1 / repetition if expected_V[token] > 0 else repetition
+        expected_V[token] *= factor
+    for token, times in Counter(tokens).items():
+        expected_V[token] -= frequency * times + presence
+    settings = Sampling(
+        repetition_penalty=repetition,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        logit_bias=tuple(bias.items()),
+    )
+    found_V = adjusted(logits_V, spoken(settings, *tokens, prompt=tuple(prompt)))
+    np.testing.assert_allclose(found_V, expected_V, rtol=1e-6, atol=1e-6)
+    assert found_V.dtype == np.float32
 
 
 def test_bias_and_bans_change_who_wins() -> None:
-    biased = adjusted(LOGITS_V, Sampling(logit_bias=((2, 10.0), (1, -100.0))), None)
-    assert choose(biased, GREEDY, position=0) == 2
-    without = adjusted(LOGITS_V, Sampling(), None, banned=[1, 3])
+    assert int(np.argmax(changed(logit_bias=((2, 10.0), (1, -100.0))))) == 2
+    without = adjusted(LOGITS_V, None, banned=[1, 3])
     assert {choose(without, Sampling(temperature=9), position=at) for at in range(200)} == {0, 2, 4}
     assert LOGITS_V.tolist() == [0.5, 3.0, -1.0, 2.0, 1.0]
 
