@@ -1,10 +1,12 @@
 """Takes requests to agents: holds them while their model loads, streams back, moves, cancels."""
 
 from lite_llm.dispatch.agents import Agents, connecting
+from lite_llm.dispatch.autoscaling import Uses, autoscaling
 from lite_llm.dispatch.breakers import Breakers, breaking
 from lite_llm.dispatch.generation import Dispatcher
 from lite_llm.dispatch.holding import HoldLimits
 from lite_llm.dispatch.loads import Loads, loading
+from lite_llm.dispatch.orders import Orders
 from lite_llm.dispatch.watchdog import Watchdog, guarding
 
 __all__ = [
@@ -13,7 +15,10 @@ __all__ = [
     "Dispatcher",
     "HoldLimits",
     "Loads",
+    "Orders",
+    "Uses",
     "Watchdog",
+    "autoscaling",
     "breaking",
     "connecting",
     "guarding",

@@ -24,6 +24,7 @@ from lite_llm.contracts.errors import (
 )
 from lite_llm.dispatch.agents import Agents, Severed
 from lite_llm.dispatch.attempt import attempt
+from lite_llm.dispatch.autoscaling import Uses
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.dispatch.budgets import RetryBudget, Tries
 from lite_llm.dispatch.course import Course, Desk
@@ -61,6 +62,7 @@ class Dispatcher:
         agents: Agents,
         breakers: Breakers,
         watchdog: Watchdog,
+        uses: Uses,
         *,
         metrics: Metrics,
         hold: HoldLimits,
@@ -72,6 +74,7 @@ class Dispatcher:
         self._agents = agents
         self._breakers = breakers
         self._watchdog = watchdog
+        self._uses = uses
         self._metrics = metrics
         self._room = HoldingRoom(hold, metrics)
         self._budget = RetryBudget()
@@ -96,6 +99,7 @@ class Dispatcher:
                 continue
             node, has_begun = plan.agent.node, False
             self._breakers.tried(node)
+            self._uses.note(course.model)
             try:
                 async with self._attempt(transcript, plan.agent, course) as (events, begin):
                     async for event in events:

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc.aio
 
-from lite_llm.contracts.errors import Cancelled, InvalidRequest, Unsupported
-from lite_llm.dispatch import Dispatcher, Loads
+from lite_llm.contracts.errors import Cancelled, InvalidRequest
+from lite_llm.dispatch import Dispatcher, Loads, Orders
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
 from lite_llm.placement import ClusterView, Observed
@@ -57,11 +57,13 @@ class OrchestratorService(OrchestratorServicer):
         self,
         dispatcher: Dispatcher,
         loads: Loads,
+        orders: Orders,
         views: Observed[ClusterView],
         metrics: Metrics,
     ) -> None:
         self._dispatcher = dispatcher
         self._loads = loads
+        self._orders = orders
         self._views = views
         self._metrics = metrics
 
@@ -88,23 +90,33 @@ class OrchestratorService(OrchestratorServicer):
     async def Load(
         self, request: LoadModelRequest, context: Context
     ) -> AsyncIterator[LoadProgress]:
-        """Ends when an agent serves the model; joins a load that is under way."""
-        if request.node:
-            raise Unsupported(
-                "the agent can't be chosen", where="node", remedy="leave it to placement"
-            )
-        async with aclosing(self._loads.progress(ref_from_proto(request.model))) as steps:
+        """Ends when an agent serves the model, or the node that is named; joins a load that is
+        under way."""
+        model = ref_from_proto(request.model)
+        steps = (
+            self._orders.load(model, request.node, reason="asked for")
+            if request.node
+            else self._loads.progress(model)
+        )
+        async with aclosing(steps):
             async for progress in steps:
                 yield progress
 
     async def Unload(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
-        raise _not_yet("Unload")
+        """From one node, or from all; returns when it is gone."""
+        await self._orders.unload(ref_from_proto(request.model), request.node)
+        return UnloadModelResponse()
 
     async def Pin(self, request: PinRequest, context: Context) -> PinResponse:
-        raise _not_yet("Pin")
+        """What is pinned is not put to rest when the model has fewer requests."""
+        model = ref_from_proto(request.model)
+        await self._orders.pin(model, request.node, pinned=request.pinned)
+        return PinResponse()
 
     async def Drain(self, request: DrainAgentRequest, context: Context) -> DrainResponse:
-        raise _not_yet("Drain")
+        """Streams that are not over within the grace go on at other agents."""
+        handed_over = await self._orders.drain(request.node, request.grace_seconds)
+        return DrainResponse(handed_over=handed_over)
 
     async def ScoreAgents(
         self, request: ScoreAgentsRequest, context: Context
@@ -135,10 +147,6 @@ class OrchestratorService(OrchestratorServicer):
                 if view.is_synced and not (known.is_synced and is_empty(event)):
                     yield event
                 known = view
-
-
-def _not_yet(method: str) -> Unsupported:
-    return Unsupported(f"this version has no {method}", where=method, remedy="use a later version")
 
 
 async def _start_of(requests: AsyncIterator[GenerateRequest]) -> GenerateStart:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from lite_llm.dispatch import Dispatcher, breaking, connecting, guarding, loading
+from lite_llm.dispatch import (
+    Dispatcher,
+    Orders,
+    autoscaling,
+    breaking,
+    connecting,
+    guarding,
+    loading,
+)
 from lite_llm.gateway import SERVICE, OrchestratorService, make_app, serving_http
 from lite_llm.metastore import Store
 from lite_llm.orchestrator.settings import OrchestratorSettings
@@ -44,10 +52,23 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
         name = f"orchestrator-{uuid.uuid4().hex[:12]}"
         if settings.registry is not None:
             await house.enter_async_context(ingesting(store, settings.registry, name))
+        binder = Binder(store, name, claim_seconds=settings.claim_seconds)
+        orders = Orders(store, views, agents, binder)
+        uses = await house.enter_async_context(
+            autoscaling(
+                store,
+                views,
+                orders,
+                name,
+                metrics=metrics,
+                lease_seconds=settings.claim_seconds,
+                every_seconds=settings.scaling_seconds,
+            )
+        )
         loads = await house.enter_async_context(
             loading(
                 views,
-                Binder(store, name, claim_seconds=settings.claim_seconds),
+                binder,
                 agents,
                 breakers,
                 watchdog,
@@ -62,11 +83,12 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
             agents,
             breakers,
             watchdog,
+            uses,
             metrics=metrics,
             hold=settings.hold,
             weights=settings.weights,
         )
-        service = OrchestratorService(dispatcher, loads, views, metrics)
+        service = OrchestratorService(dispatcher, loads, orders, views, metrics)
         endpoint = await house.enter_async_context(
             serving(
                 settings.listen_grpc,

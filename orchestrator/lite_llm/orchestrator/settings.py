@@ -37,6 +37,8 @@ class OrchestratorSettings:
     first token, after ten times as long: prompts take their time."""
     claim_seconds: float = 10.0
     """A load claimed by an orchestrator that died is free for others after this long."""
+    scaling_seconds: float = 2.0
+    """Between two looks of the leader at how many agents models have."""
     registry: RegistrySettings | None = None
     """Where models from elsewhere are brought in; None: agents load from their own sources."""
     grace_seconds: float = 5.0
@@ -51,6 +53,7 @@ class OrchestratorSettings:
             "no_agent_seconds",
             "stall_seconds",
             "claim_seconds",
+            "scaling_seconds",
         ):
             if getattr(self, name) <= 0:
                 raise self._wrong(name, "make it positive")

@@ -8,10 +8,10 @@ from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import ModelNotFound, VersionMismatch
 from lite_llm.placement.facts import AgentFacts
 from lite_llm.placement.scoring import Wish, able, best
-from lite_llm.placement.sources import is_under_way, source_to_load
+from lite_llm.placement.sources import is_under_way, loadable
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
-from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
+from lite_llm.proto.v1.model_pb2 import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def plan_for(view: ClusterView, model: ModelRef, wish: Wish = ANY) -> Plan:
         return Wait(ingestion.reason, loading=True)
     if chosen := best(view, model, able(view, model), wish):
         agent = view.agents[chosen.node]
-        return Load(agent, _with_source(spec, source_to_load(spec, ingestion)))
+        return Load(agent, loadable(spec, ingestion))
     return Wait("no agent is healthy and takes new models", loading=False)
 
 
@@ -96,12 +96,3 @@ def _serving(view: ClusterView, model: ModelRef, digest: str) -> list[AgentFacts
             remedy="ask again",
         )
     return alike
-
-
-def _with_source(spec: ModelSpec, source: ModelSource) -> ModelSpec:
-    if source is spec.source or source == spec.source:
-        return spec
-    moved = ModelSpec()
-    moved.CopyFrom(spec)
-    moved.source.CopyFrom(source)
-    return moved

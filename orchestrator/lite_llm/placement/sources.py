@@ -26,3 +26,14 @@ def is_under_way(spec: ModelSpec, ingestion: Ingestion | None) -> bool:
     return (
         ingestion is not None and ingestion.source == spec.source and ingestion.state not in _OVER
     )
+
+
+def loadable(spec: ModelSpec, ingestion: Ingestion | None) -> ModelSpec:
+    """The spec as an agent gets it: with the source that it is to load from."""
+    source = source_to_load(spec, ingestion)
+    if source == spec.source:
+        return spec
+    moved = ModelSpec()
+    moved.CopyFrom(spec)
+    moved.source.CopyFrom(source)
+    return moved

@@ -23,9 +23,13 @@ from lite_llm.proto.v1.agent_pb2 import (
     AgentReport,
     AgentStatus,
     AgentStatusRequest,
+    DrainRequest,
+    DrainResponse,
     Health,
     LoadRequest,
     Residency,
+    UnloadRequest,
+    UnloadResponse,
 )
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
 from lite_llm.proto.v1.generate_pb2 import (
@@ -132,6 +136,7 @@ class StubAgent:
     """Loads wait for it; set at first."""
     load_error: LiteLLMError | None = None
     loads: list[LoadRequest] = field(default_factory=list)
+    unloads: list[UnloadRequest] = field(default_factory=list)
     generations: list[GenerateStart] = field(default_factory=list)
     loading: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the first load."""
@@ -187,6 +192,16 @@ class _Service(AgentServicer):
         if agent.load_error is not None:
             raise agent.load_error
         await agent.hold(request.spec.ref)
+
+    async def Unload(self, request: UnloadRequest, context: Context) -> UnloadResponse:
+        agent = self._agent
+        agent.unloads.append(request)
+        await agent.store.delete(key_of(ResidencyKey(ref_from_proto(request.model), agent.node)))
+        return UnloadResponse()
+
+    async def Drain(self, request: DrainRequest, context: Context) -> DrainResponse:
+        await self._agent.register(draining=True)
+        return DrainResponse(handed_over=3)
 
     async def Status(self, request: AgentStatusRequest, context: Context) -> AgentReport:
         await self._agent.answers.wait()

@@ -22,18 +22,22 @@ from lite_llm.proto.v1.generate_pb2 import (
     GenerateEvent,
     GenerateRequest,
     GenerateStart,
+    TokenIds,
 )
 from lite_llm.proto.v1.orchestrator_pb2 import (
+    DrainAgentRequest,
     ListAgentsRequest,
     ListModelsRequest,
     LoadModelRequest,
     PinRequest,
+    ScoreAgentsRequest,
+    UnloadModelRequest,
     ViewEvent,
     WatchRequest,
 )
 from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorStub
 from lite_llm.testing.stub_agent import StubAgent, saying, stub_agent
-from lite_llm.wire import error_from, open_channel, ref_to_proto
+from lite_llm.wire import open_channel, ref_to_proto
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorAsyncStub
@@ -129,15 +133,77 @@ async def test_a_load_tells_its_progress(
     assert len(agent.loads) == 1
 
 
-async def test_what_this_version_lacks_is_unimplemented(door: OrchestratorAsyncStub) -> None:
+async def loaded(door: OrchestratorAsyncStub, model: ModelRef, node: str = "") -> None:
+    async for _ in door.Load(LoadModelRequest(model=ref_to_proto(model), node=node)):
+        pass
+
+
+async def test_a_model_is_loaded_on_a_node_and_unloaded_again(
+    door: OrchestratorAsyncStub, store: Store, agent: StubAgent, model: ModelRef
+) -> None:
+    async with stub_agent(store, "other") as other:
+        await loaded(door, model)
+        for node in ("stub", "other"):
+            await loaded(door, model, node)
+        assert other.loads
+        await door.Unload(UnloadModelRequest(model=ref_to_proto(model), node="other"))
+        assert (len(other.unloads), len(agent.unloads)) == (1, 0)
+        await door.Unload(UnloadModelRequest(model=ref_to_proto(model)))
+        assert len(agent.unloads) == 1
+
+
+async def test_two_loads_of_a_model_at_once_are_refused(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    agent.may_load.clear()
+    first = asyncio.create_task(loaded(door, model, "stub"))
+    await agent.loading.wait()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await door.Pin(PinRequest())
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "Pin" in error_from(caught.value, where="door").message
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in door.Load(LoadModelRequest(node="n1")):
-            pass
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        await loaded(door, model, "stub")
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    agent.may_load.set()
+    await first
+
+
+async def test_what_is_not_there_is_not_found(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    nothing, ref = ModelRef("default", "nothing"), ref_to_proto(model)
+    for call in (
+        door.Unload(UnloadModelRequest(model=ref_to_proto(nothing))),
+        door.Unload(UnloadModelRequest(model=ref, node="n9")),
+        door.Pin(PinRequest(model=ref, node="n9", pinned=True)),
+        door.Drain(DrainAgentRequest(node="n9")),
+        door.ScoreAgents(ScoreAgentsRequest(model=ref_to_proto(nothing))),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_drained_agent_takes_nothing_new(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    answer = await door.Drain(DrainAgentRequest(node="stub", grace_seconds=1.0))
+    assert answer.handed_over == 3
+    scores = await door.ScoreAgents(ScoreAgentsRequest(model=ref_to_proto(model)))
+    assert [(each.node, each.excluded) for each in scores.candidates] == [("stub", "draining")]
+
+
+async def test_scores_are_told_with_every_term(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    prompt = TokenIds(ids=range(256))
+    await loaded(door, model)
+    call = door.Generate()
+    start = GenerateStart(request_id="r", model=ref_to_proto(model), token_ids=prompt)
+    await call.write(GenerateRequest(start=start))
+    assert [event async for event in call]
+    request = ScoreAgentsRequest(model=ref_to_proto(model), prompt=prompt)
+    (score,) = (await door.ScoreAgents(request)).candidates
+    assert (score.cache_level, score.kv_hit_rate, score.queue_length) == (0, 1.0, 0)
+    assert score.score == -score.weights.beta
+    assert score.weights.delta == 1.0
 
 
 async def test_lists_show_the_view(
