@@ -26,6 +26,7 @@ from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.step_loop import StepLoop
 from lite_llm.engine.stopping import Limits
 from lite_llm.engine.tier_grants import TierGrants
+from lite_llm.experts import ExpertSettings
 from lite_llm.kvcache import DiskPages, KvCache
 from lite_llm.kvcache.groups import group_layers
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, TierSelection
@@ -50,6 +51,8 @@ class ServingSettings:
     """Where sequences that were set back wait; without it they are computed anew."""
     kv_disk: DiskPages | None = None
     """Where prefixes are kept that memory has no more room for; None: they are forgotten."""
+    experts: ExpertSettings | None = None
+    """Budgets for experts that are fetched as they are asked for; None: all are in memory."""
     device: str = "cpu"
     """That the cache lies on, as torch names it."""
     page_tokens: int = 16

@@ -125,7 +125,8 @@ class WorkerService(AgentServicer):
     ) -> AsyncGenerator[generate_pb2.LoadProgress]:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as held:
-            model, load = await held.enter_async_context(arriving_model(directory))
+            arriving = arriving_model(directory, self._settings.experts)
+            model, load = await held.enter_async_context(arriving)
             served = Served(model, self._settings, self._compute, name, tier_set)
             await held.enter_async_context(served)
             # While weights arrive: the first layer computes before the last one is here.

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from lite_llm.contracts.resources import parse_size
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
+from lite_llm.experts import ExpertSettings
+from lite_llm.experts.policies import POLICIES
 from lite_llm.kernels import set_threads, warm_up
 from lite_llm.kvcache import DiskPages
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
@@ -67,30 +70,61 @@ def _die_with(lifeline: socket.socket) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
+    given, settings = parsed(arguments)
+    logs.configure(format="json")
+    lifeline = None if given.lifeline is None else socket.socket(fileno=given.lifeline)
+    asyncio.run(run(given.socket, threads=given.threads, lifeline=lifeline, settings=settings))
+
+
+def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, ServingSettings]:
+    """What the command line says; ends the process where it makes no sense."""
     parser = argparse.ArgumentParser(prog="lite_llm.engine.worker", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--lifeline", type=int, help="inherited socket; exit when it closes")
-    parser.add_argument("--kv-bytes", type=parse_size, help="of the key-value cache: 4GiB")
-    parser.add_argument("--kv-host-bytes", type=parse_size, default=0, help="to swap sequences to")
-    parser.add_argument("--kv-disk-directory", type=Path, help="for a file of cached prefixes")
-    parser.add_argument("--kv-disk-bytes", type=parse_size, help="of that file at most")
     parser.add_argument("--device", default="cpu", help="as torch names it")
+    kv = parser.add_argument_group("key-value cache")
+    kv.add_argument("--kv-bytes", type=parse_size, help="on the device: 4GiB")
+    kv.add_argument("--kv-host-bytes", type=parse_size, default=0, help="to swap sequences to")
+    kv.add_argument("--kv-disk-directory", type=Path, help="for a file of cached prefixes")
+    kv.add_argument("--kv-disk-bytes", type=parse_size, help="of that file at most")
+    experts = parser.add_argument_group("experts")
+    experts.add_argument("--hot-bytes", type=parse_size, help="where they run; else all are held")
+    experts.add_argument("--warm-bytes", type=parse_size, default=0, help="host memory behind it")
+    experts.add_argument("--expert-policy", choices=sorted(POLICIES), help="who leaves first")
+    experts.add_argument("--no-prefetch", action="store_true", help="fetch on demand only")
+    experts.add_argument("--expert-trace", type=Path, help="file for what routers asked for")
     given = parser.parse_args(arguments)
     if (given.kv_disk_directory is None) != (given.kv_disk_bytes is None):
         parser.error("--kv-disk-directory and --kv-disk-bytes go together")
-    logs.configure(format="json")
-    lifeline = None if given.lifeline is None else socket.socket(fileno=given.lifeline)
-    disk = None
+    tiered = (given.warm_bytes, given.expert_policy, given.no_prefetch, given.expert_trace)
+    if given.hot_bytes is None and any(tiered):
+        parser.error(
+            "without --hot-bytes all experts are held, and no other option of theirs counts"
+        )
+    return given, _settings(given)
+
+
+def _settings(given: argparse.Namespace) -> ServingSettings:
+    disk = experts = None
     if given.kv_disk_directory is not None:
         disk = DiskPages(directory=given.kv_disk_directory, num_bytes=given.kv_disk_bytes)
-    settings = ServingSettings(
+    if given.hot_bytes is not None:
+        experts = ExpertSettings(
+            hot_bytes=given.hot_bytes,
+            warm_bytes=given.warm_bytes,
+            prefetch=not given.no_prefetch,
+            trace=given.expert_trace,
+        )
+        if given.expert_policy is not None:
+            experts = replace(experts, policy=POLICIES[given.expert_policy])
+    return ServingSettings(
         kv_bytes=given.kv_bytes,
         kv_host_bytes=given.kv_host_bytes,
         kv_disk=disk,
+        experts=experts,
         device=given.device,
     )
-    asyncio.run(run(given.socket, threads=given.threads, lifeline=lifeline, settings=settings))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 
 from lite_llm.engine import Engine, Request, Started, Step, Token
 from lite_llm.engine.compute_thread import ComputeThread
-from lite_llm.engine.worker import main
 from lite_llm.kvcache.page_file import PageFile
 
 WAIT = 60.0  # seconds; for the machine's worst day
@@ -126,10 +125,3 @@ async def test_a_disk_that_fails_costs_time_and_no_answer(
     assert told.count("pages are not kept on disk") == (call == "pwrite")
     assert told.count("pages on disk are lost") == 1
     assert len(told) == len(set(told)), "one line each"
-
-
-@pytest.mark.parametrize("option", ["--kv-disk-bytes=1MiB", "--kv-disk-directory=/tmp"])
-def test_half_of_the_options_is_none(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--socket", "unused", option])
-    assert "go together" in capsys.readouterr().err
