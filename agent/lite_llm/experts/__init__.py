@@ -11,10 +11,11 @@ from lite_llm.experts.hierarchy import TieredGate, TieredRouter, TierGate
 from lite_llm.experts.layout import check_layer, matrices_of, mxfp4
 from lite_llm.experts.missing import ExpertAway, ExpertCorrupt
 from lite_llm.experts.packing import Packing, packing_of
-from lite_llm.experts.policies import LRU, History, Policy
+from lite_llm.experts.policies import DEFAULT, LRU, POLICIES, History, Policy, policy_named
 from lite_llm.experts.prefetch import Ahead, Throttle
 from lite_llm.experts.record_layout import converted
 from lite_llm.experts.reduction import row_sum, sigmoid, softmax
+from lite_llm.experts.replay import Lookahead, Workload, belady, contenders, replay
 from lite_llm.experts.routing import Gate, GroupScore, Routed, Router, Scoring
 from lite_llm.experts.selection import OfRows, ScoresNotFinite, TooFewExperts
 from lite_llm.experts.settings import ExpertSettings
@@ -23,10 +24,14 @@ from lite_llm.experts.step_rows import StepRows
 from lite_llm.experts.stored import FLOATS, STORED_DTYPES, tensor_of
 from lite_llm.experts.tier_masks import TierMasks
 from lite_llm.experts.ties import Level, Ties
+from lite_llm.experts.traces import Trace, TraceRecorder
+from lite_llm.experts.traces_synthetic import Statistics, synthetic_trace
 
 __all__ = [
+    "DEFAULT",
     "FLOATS",
     "LRU",
+    "POLICIES",
     "STORED_DTYPES",
     "Activity",
     "Ahead",
@@ -47,6 +52,7 @@ __all__ = [
     "LayerExperts",
     "Level",
     "Load",
+    "Lookahead",
     "Matrix",
     "Observer",
     "OfRows",
@@ -60,6 +66,7 @@ __all__ = [
     "ScoresNotFinite",
     "Scoring",
     "SlotTable",
+    "Statistics",
     "StepRows",
     "Tally",
     "Throttle",
@@ -69,14 +76,22 @@ __all__ = [
     "TieredRouter",
     "Ties",
     "TooFewExperts",
+    "Trace",
+    "TraceRecorder",
     "Wave",
+    "Workload",
+    "belady",
     "check_layer",
+    "contenders",
     "converted",
     "matrices_of",
     "mxfp4",
     "packing_of",
+    "policy_named",
+    "replay",
     "row_sum",
     "sigmoid",
     "softmax",
+    "synthetic_trace",
     "tensor_of",
 ]

@@ -51,10 +51,13 @@ class LayerExperts:
         packing = packing_of(routed)
         for observe in self.observers:
             observe(self.layer, routed, packing)
+        lost = None
         try:
             out_SD = self._in_waves(x_TD, packing)
-        except NotThere as lost:
-            raise lost_rows(self.layer, packing, lost) from None
+        except NotThere as error:
+            lost = error.errors
+        if lost is not None:  # raised out here, as that one's frames keep slots alive
+            raise lost_rows(self.layer, packing, lost)
         return packing.combine(out_SD, routed.weights_TK, x_TD.dtype)
 
     def _in_waves(self, x_TD: Tensor, packing: Packing) -> Tensor:

@@ -57,13 +57,14 @@ class ExpertCache:
         self.keys = [record.key for _, records in sorted(layers.items()) for record in records]
         """Of each expert, by its number through all layers."""
         every: dict[int, range] = {}
-        self._numbers: dict[int, list[int]] = {}
+        self.numbers: dict[int, list[int]] = {}
+        """Of each layer's experts, by their rows of the router."""
         self._stored: list[Stored] = []
         self._visits_since_miss = 0
         known: dict[RecordLayout, RecordLayout] = {}
         for layer, records in sorted(layers.items()):
             first, rows = len(self._stored), [record.router_row for record in records]
-            self._numbers[layer] = [
+            self.numbers[layer] = [
                 first + at for at in sorted(range(len(rows)), key=rows.__getitem__)
             ]
             every[layer] = range(first, first + len(records))
@@ -82,9 +83,9 @@ class ExpertCache:
             self.table: SlotTable[int] = SlotTable(
                 every, num_slots, settings.policy, seed=settings.seed, log=self.log
             )
-            self._slots = [HotSlot(memory.slots(number)) for number in range(memory.num_slots)]
-            held.callback(self._slots.clear)
-            self._passage = self._slots[num_slots:]
+            self.slots = [HotSlot(memory.slots(number)) for number in range(memory.num_slots)]
+            held.callback(self.slots.clear)
+            self._passage = self.slots[num_slots:]
             held.callback(self._passage.clear)
             self.fetcher = Fetcher(self._stored, every, memory.copier, reader, settings)
             held.callback(self.fetcher.close)
@@ -99,7 +100,7 @@ class ExpertCache:
 
     def bank(self, layer: int) -> TieredBank:
         """One layer's experts."""
-        return TieredBank(self, layer, self._numbers[layer])
+        return TieredBank(self, layer, self.numbers[layer])
 
     def bring(self, layer: int, experts: Sequence[int], prompts: Collection[int]) -> Waves:
         """Waves of a layer's experts (see :class:`Bank`); ``prompts``: that no row decodes with."""
@@ -109,9 +110,9 @@ class ExpertCache:
             [expert for expert in ordered if expert not in prompts],
             [expert for expert in ordered if expert in prompts],
         )
-        slots = {place.key: self._slots[place.slot] for place in decision.hits}
+        slots = {place.key: self.slots[place.slot] for place in decision.hits}
         for load in decision.loads:
-            slots[load.place.key] = self._slots[load.place.slot]
+            slots[load.place.key] = self.slots[load.place.slot]
         self._visits_since_miss += 1
         if decision.loads or decision.bypassed:
             self._visits_since_miss = 0
@@ -119,7 +120,7 @@ class ExpertCache:
             if len(slots) == len(experts) and all(
                 slot.holds(expert) for expert, slot in slots.items()
             ):
-                yield Wave([self._weights(expert, slots[expert]) for expert in experts])
+                yield Wave([self.weights(expert, slots[expert]) for expert in experts])
                 _used(slots.values())
                 return
             number = {expert: place for place, expert in enumerate(experts)}
@@ -130,7 +131,7 @@ class ExpertCache:
                     if (place := self.table.find(expert)) is not None:
                         self.table.failed(place)
                 ready.sort(key=number.__getitem__)
-                weights = [self._weights(expert, slots[expert]) for expert in ready]
+                weights = [self.weights(expert, slots[expert]) for expert in ready]
                 yield Wave(weights, [number[expert] for expert in ready])
                 _used(slots[expert] for expert in ready)
             if errors:
@@ -186,10 +187,10 @@ class ExpertCache:
         """Fetch what a layer, so many layers from now, will probably ask for: ``rows`` of its
         router, each with this probability."""
         for row in rows:
-            expert = self._numbers[layer][row]
+            expert = self.numbers[layer][row]
             load = self.table.want(expert, probability)
             if load is not None:
-                slot = self._slots[load.place.slot]
+                slot = self.slots[load.place.slot]
                 self.fetcher.expect(expert, slot, probability, distance / max(probability, 1e-3))
 
     @property
@@ -198,9 +199,10 @@ class ExpertCache:
 
         As counts alone say it, this is the same in every run.
         """
-        return self._visits_since_miss <= FORGETTING_VISITS * len(self._numbers)
+        return self._visits_since_miss <= FORGETTING_VISITS * len(self.numbers)
 
-    def _weights(self, expert: int, slot: HotSlot) -> ExpertWeights:
+    def weights(self, expert: int, slot: HotSlot) -> ExpertWeights:
+        """Of an expert that the slot holds."""
         return slot.weights(self._stored[expert].layout)
 
 
@@ -211,14 +213,14 @@ class TieredBank:
         """``numbers``: of the experts, by their rows of the router."""
         self._cache = cache
         self._layer = layer
-        self._numbers = numbers
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def bring(self, packing: Packing) -> Waves:
         """Waves, as slots allow."""
-        experts = [self._numbers[row] for row in packing.experts]
+        experts = [self.numbers[row] for row in packing.experts]
         only = self._cache.rows.only_prompts(packing)
         prompts = () if only is None else {experts[place] for place in only.nonzero()[0]}
         return self._cache.bring(self._layer, experts, prompts)

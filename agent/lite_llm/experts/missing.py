@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from lite_llm.contracts.errors import Corrupt, Internal, LiteLLMError, StoreUnavailable
-from lite_llm.experts.bank import NotThere
 from lite_llm.experts.packing import Packing
 from lite_llm.experts.selection import OfRows
 
@@ -18,24 +17,27 @@ class ExpertAway(StoreUnavailable, OfRows):
     """An expert lies where nobody answers."""
 
 
-def lost_rows(layer: int, packing: Packing, lost: NotThere) -> OfRows:
-    """The error for those who chose an expert that could not be had."""
-    place, cause = next(iter(lost.errors.items()))
+def lost_rows(layer: int, packing: Packing, lost: Mapping[int, LiteLLMError]) -> OfRows:
+    """The error for those who chose an expert that could not be had; ``lost``: by place."""
+    place, cause = next(iter(lost.items()))
     kind = ExpertCorrupt if isinstance(cause, Corrupt) else ExpertAway
-    others = len(lost.errors) - 1
+    others = len(lost) - 1
     error = kind(
         f"expert {packing.experts[place]} of layer {layer} can't be had"
         f"{f', nor can {others} others' if others else ''}: {cause.message}",
         where=f"layer {layer}, expert {packing.experts[place]}; {cause.where}",
         remedy=cause.remedy,
     )
-    error.rows = tuple(_rows(packing, lost.errors))
+    error.rows = tuple(_rows(packing, lost))
     return error
 
 
 def as_error(error: BaseException) -> LiteLLMError:
     """What a thread died of, in our words, without the frames that would keep memory alive."""
-    error = error.with_traceback(None)
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
     return error if isinstance(error, LiteLLMError) else Internal(str(error), where="experts")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lite_llm.experts.policies import LRU, Policy
+from lite_llm.experts.policies import DEFAULT, Policy
 
 READERS: Final = 4
 """Threads that fetch: as many reads as keep a disk busy while others verify and copy."""
@@ -20,7 +20,7 @@ class ExpertSettings:
     """Where experts run: device memory, or ordinary memory without a device."""
     warm_bytes: int
     """Host memory behind it, what is on its way through it included."""
-    policy: Policy = LRU
+    policy: Policy = DEFAULT
     """Which expert leaves a hot slot."""
     prefetch: bool = True
     """Fetch what the next layer will probably ask for."""

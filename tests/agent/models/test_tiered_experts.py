@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,16 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lite_llm.checkpoint import convert, open_checkpoint
-from lite_llm.experts import ExpertCache, ExpertSettings
+from lite_llm.contracts.errors import InvalidSettings, StoreUnavailable
+from lite_llm.contracts.tiers import Medium
+from lite_llm.experts import (
+    POLICIES,
+    ExpertAway,
+    ExpertCache,
+    ExpertCorrupt,
+    ExpertSettings,
+    OfRows,
+)
 from lite_llm.models import (
     Decoder,
     load_decoder,
@@ -21,34 +32,37 @@ from lite_llm.models import (
     parse_config,
     take_inventory,
 )
+from lite_llm.models.moe import MoeBlock
 from lite_llm.tiers import DiskReader, LocalSource, RecordReader
 
 EXPERTS, LAYERS, TOP_K = 12, 3, 3
 SLOT = 8192
 SEQUENCES = [list(range(3, 30)), [9, 9, 9, 4, 60], [*range(40, 60), 1, 2], [7]]
+SIZES: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 48,
+    "intermediate_size": 20,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "num_experts_per_tok": TOP_K,
+}
+Run = Callable[..., list[Tensor]]
 Save = Callable[..., tuple[Path, Any]]
 
 
 @pytest.fixture
-def checkpoint(save_model: Save, tmp_path: Path) -> Path:
-    config = AutoConfig.for_model(
-        "qwen3_moe",
-        vocab_size=128,
-        hidden_size=48,
-        intermediate_size=40,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        dtype="bfloat16",
-        num_experts=EXPERTS,
-        num_experts_per_tok=TOP_K,
-        moe_intermediate_size=20,
-        norm_topk_prob=True,
-    )
-    directory, _ = save_model(config)
-    *_, _ = convert(directory, tmp_path / "converted")
+def hugging_face(save_model: Save) -> Path:
+    sizes = {**SIZES, "num_experts": EXPERTS, "moe_intermediate_size": 20, "dtype": "bfloat16"}
+    directory, _ = save_model(AutoConfig.for_model("qwen3_moe", **sizes))
+    return directory
+
+
+@pytest.fixture
+def checkpoint(hugging_face: Path, tmp_path: Path) -> Path:
+    *_, _ = convert(hugging_face, tmp_path / "converted")
     return tmp_path / "converted"
 
 
@@ -60,13 +74,21 @@ def resident(directory: Path) -> Decoder:
 
 
 @contextmanager
-def tiered(directory: Path, **changes: Any) -> Iterator[tuple[Decoder, ExpertCache]]:
+def tiered(
+    directory: Path, sources: Sequence[Any] = (), loop: Any = None, **changes: Any
+) -> Iterator[tuple[Decoder, ExpertCache]]:
     settings = ExpertSettings(**{"hot_bytes": 16 * SLOT, "warm_bytes": 64 * SLOT, **changes})
     with open_checkpoint(directory) as reader:
         config = parse_config(reader.manifest.architecture)
         inventory = take_inventory(reader.manifest, config)
         disk = DiskReader(threads=1)
-        records = RecordReader(inventory.manifest, [LocalSource(directory)], reader=disk)
+        records = RecordReader(
+            inventory.manifest,
+            sources or [LocalSource(directory)],
+            reader=disk,
+            patience=settings.patience,
+            loop=loop,
+        )
         cache = open_expert_cache(inventory, records, settings)
         *_, decoder = load_decoder(reader, config, cache)
         assert isinstance(decoder, Decoder)
@@ -79,12 +101,186 @@ def tiered(directory: Path, **changes: Any) -> Iterator[tuple[Decoder, ExpertCac
             disk.close()
 
 
-def test_any_pool_gives_the_same_bits(checkpoint: Path, run: Callable[..., list[Tensor]]) -> None:
-    expected = run(resident(checkpoint), SEQUENCES, [5, 1, 3])
-    for slots in (3, 5, 9, 18, 40):
-        with tiered(checkpoint, hot_bytes=slots * SLOT) as (decoder, cache):
-            for _ in range(2):
-                found = run(decoder, SEQUENCES, [5, 1, 3])
-                assert all(map(torch.equal, found, expected)), slots
-            assert cache.arena.used_bytes <= slots * SLOT
-            assert cache.fetcher.tally.fetched
+def guess_wrong(decoder: Decoder) -> None:
+    """Ask early, and with certainty, for what the next layer will not choose."""
+    for number in range(LAYERS):
+        block = decoder.weights.get(number).ffn
+        assert isinstance(block, MoeBlock)
+        if (ahead := block.experts.ahead) is not None:
+            right = ahead._route  # type: ignore[attr-defined]  # the attack is on this
+
+            def wrong(x_TD: Tensor, right: Any = right) -> Any:
+                routed = right(x_TD)
+                routed.experts_TK.add_(5).remainder_(EXPERTS)
+                return routed
+
+            ahead._route = wrong  # type: ignore[attr-defined]
+
+
+MATRIX = [
+    # hot and warm slots, policy, prefetch, chunks
+    (3, 8, "lru", "off", [5, 1, 3]),
+    (TOP_K * LAYERS + 2, 64, "nearest", "on", [5, 1, 3]),
+    (6, 9, "lfu", "wrong", [1]),
+    (11, 12, "lfru", "on", [64]),
+    (20, 30, "least-stale", "wrong", [7, 2]),
+    (38, 8, "nearest", "off", [64]),
+    (16, 20, "published", "on", [2]),
+]
+
+
+@pytest.mark.parametrize(("hot", "warm", "policy", "prefetch", "chunks"), MATRIX)
+def test_the_bits_are_the_resident_model_s(
+    checkpoint: Path, run: Run, hot: int, warm: int, policy: str, prefetch: str, chunks: list[int]
+) -> None:
+    expected = run(resident(checkpoint), SEQUENCES)
+    logs = []
+    for _ in range(2):  # as after a restart
+        budgets: dict[str, Any] = {"hot_bytes": hot * SLOT, "warm_bytes": warm * SLOT}
+        settings: dict[str, Any] = {
+            "policy": POLICIES[policy],
+            "prefetch": prefetch != "off",
+            "log": True,
+        }
+        with tiered(checkpoint, **budgets, **settings) as (decoder, cache):
+            if prefetch == "wrong":
+                guess_wrong(decoder)
+            for _ in range(2):  # with slots that are empty, and that are not
+                found = run(decoder, SEQUENCES, chunks)
+                assert all(map(torch.equal, found, expected))
+            alone = run(decoder, SEQUENCES[1:2], chunks)
+            assert torch.equal(alone[0], expected[1])
+            assert cache.log is not None
+            logs.append(cache.log.digest())
+            assert cache.arena.budget_bytes <= hot * SLOT
+            assert cache.fetcher.arena.budget_bytes <= warm * SLOT
+            assert cache.table.num_pinned == cache.fetcher.table.num_pinned == 0
+            assert sum(cache.fetcher.tally.fetched.values())
+            if prefetch == "wrong" and hot > 6:
+                assert cache.table.counts.prefetches
+    assert logs[0] == logs[1], "two runs decide the same"
+
+
+def test_a_directory_of_hugging_face_is_read_in_pieces(hugging_face: Path, run: Run) -> None:
+    expected = run(resident(hugging_face), SEQUENCES)
+    with tiered(hugging_face) as (decoder, cache):
+        assert all(map(torch.equal, run(decoder, SEQUENCES, [4]), expected))
+        assert cache.fetcher.tally.fetched[Medium.DRAM]
+
+
+@pytest.mark.parametrize("is_converted", [False, True])
+def test_experts_that_are_stored_otherwise_are_converted_on_their_way(
+    save_model: Save, tmp_path: Path, run: Run, is_converted: bool
+) -> None:
+    sizes = {**SIZES, "num_local_experts": 6, "sliding_window": 7, "dtype": "bfloat16"}
+    directory, _ = save_model(AutoConfig.for_model("gpt_oss", **sizes))  # interleaved, transposed
+    if is_converted:
+        *_, _ = convert(directory, tmp_path / "converted")
+        directory = tmp_path / "converted"
+    expected = run(resident(directory), SEQUENCES)
+    with tiered(directory) as (decoder, _):
+        assert all(map(torch.equal, run(decoder, SEQUENCES, [4]), expected))
+
+
+def test_prompts_leave_what_decoding_uses_in_its_slots(checkpoint: Path, run: Run) -> None:
+    decoding = [[5, 6, 7, 8, 9, 10, 11, 12]]
+    with tiered(checkpoint, hot_bytes=20 * SLOT, prefetch=False) as (decoder, cache):
+        for _ in range(3):
+            run(decoder, decoding, [1])
+        inside = {n for n in range(EXPERTS * LAYERS) if cache.table.find(n) is not None}
+        run(decoder, [list(range(60, 120))], [64])
+        assert inside <= {n for n in range(EXPERTS * LAYERS) if cache.table.find(n) is not None}
+
+
+def test_budgets_that_hold_too_few_are_refused(checkpoint: Path) -> None:
+    too_small: list[dict[str, Any]] = [{"hot_bytes": 2 * SLOT}, {"warm_bytes": SLOT // 2}]
+    for small in too_small:
+        with pytest.raises(InvalidSettings, match="fewer than"), tiered(checkpoint, **small):
+            pass
+
+
+class Distant:
+    """A store that has a directory's files."""
+
+    uri = "test://store"
+
+    def __init__(self, directory: Path, *, is_away: bool = False) -> None:
+        self.directory = directory
+        self.is_away = is_away
+        self.num_reads = 0
+
+    async def read(self, name: str, offset: int, target: memoryview) -> None:
+        self.num_reads += 1
+        if self.is_away:
+            await asyncio.Event().wait()
+        with (self.directory / name).open("rb") as file:
+            file.seek(offset)
+            file.readinto(target)
+
+
+def damage(checkpoint: Path, copy: Path) -> tuple[Path, int, int]:
+    """A copy in which one expert is broken; with the layer and the row of the router."""
+    shutil.copytree(checkpoint, copy)
+    with open_checkpoint(checkpoint) as reader:
+        record = reader.manifest.experts[EXPERTS + 4]
+    assert record.span is not None
+    with (copy / record.span.file).open("r+b") as file:
+        file.seek(record.span.offset + 100)
+        file.write(b"\x55\xaa\x55")
+    return copy, record.key.layer, record.router_row
+
+
+def test_a_corrupt_expert_ends_those_rows_that_chose_it(
+    checkpoint: Path, tmp_path: Path, run: Run
+) -> None:
+    expected = run(resident(checkpoint), SEQUENCES)
+    broken, layer, row = damage(checkpoint, tmp_path / "broken")
+    with tiered(broken) as (decoder, cache):
+        with pytest.raises(ExpertCorrupt, match=f"expert {row} of layer {layer}") as raised:
+            run(decoder, SEQUENCES)
+        assert "checksum" in raised.value.message
+        assert cache.table.num_pinned == cache.fetcher.table.num_pinned == 0
+        ends = torch.tensor([len(each) for each in SEQUENCES]).cumsum(0)
+        hurt = {int(torch.searchsorted(ends, wrong, right=True)) for wrong in raised.value.rows}
+        others = [number for number in range(len(SEQUENCES)) if number not in hurt]
+        assert hurt
+        for number in others:
+            found = run(decoder, [SEQUENCES[number]])
+            assert torch.equal(found[0], expected[number])
+
+
+async def test_a_corrupt_expert_comes_from_the_store_instead(
+    checkpoint: Path, tmp_path: Path, run: Run
+) -> None:
+    expected = run(resident(checkpoint), SEQUENCES)
+    broken, _, _ = damage(checkpoint, tmp_path / "broken")
+    store = Distant(checkpoint)
+    with tiered(broken, [LocalSource(broken), store], asyncio.get_running_loop()) as (decoder, _):
+        found = await asyncio.to_thread(run, decoder, SEQUENCES)
+    assert all(map(torch.equal, found, expected))
+    assert store.num_reads
+
+
+async def test_a_store_can_be_the_only_place(checkpoint: Path, run: Run) -> None:
+    expected = run(resident(checkpoint), SEQUENCES)
+    store = Distant(checkpoint)
+    with tiered(checkpoint, [store], asyncio.get_running_loop(), warm_bytes=12 * SLOT) as (d, c):
+        found = await asyncio.to_thread(run, d, SEQUENCES, [3])
+        assert c.fetcher.tally.fetched[Medium.OBJECT_STORE] == store.num_reads
+    assert all(map(torch.equal, found, expected))
+
+
+async def test_a_store_that_is_away_fails_those_who_need_it_and_is_asked_again(
+    checkpoint: Path, run: Run
+) -> None:
+    expected = run(resident(checkpoint), SEQUENCES[3:])
+    store = Distant(checkpoint, is_away=True)
+    loop = asyncio.get_running_loop()
+    with tiered(checkpoint, [store], loop, patience=0.1, prefetch=False) as (decoder, _):
+        with pytest.raises(ExpertAway, match="did not come in time") as raised:
+            await asyncio.to_thread(run, decoder, SEQUENCES[3:])
+        assert isinstance(raised.value, StoreUnavailable | OfRows)
+        assert raised.value.rows == (0,)
+        store.is_away = False
+        found = await asyncio.to_thread(run, decoder, SEQUENCES[3:])
+    assert torch.equal(found[0], expected[0])
