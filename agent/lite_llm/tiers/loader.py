@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
 
 from lite_llm.contracts.errors import InvalidRequest, OutOfMemory
 from lite_llm.contracts.identity import ExpertKey
@@ -23,6 +27,8 @@ from lite_llm.tiers.plan import LoadPlan, Run, plan_expert, plan_load
 from lite_llm.tiers.turns import Turns
 from lite_llm.tiers.verified import VerifiedChunks
 
+log = structlog.get_logger(__name__)
+
 FETCH_SLOTS = 16
 """Ranged GETs at a time, all loads together."""
 
@@ -41,17 +47,19 @@ class Loader:
         node: str = "",
         fetch_slots: int = FETCH_SLOTS,
         map_cached: bool = True,
+        notes: Path | None = None,
     ) -> None:
         """With a ``device`` layers lie there, and host memory is on the way and keeps a copy.
 
         Without ``disks``, what comes from a store is kept in memory only. ``map_cached`` serves
         local files that the page cache has from there (see :mod:`mapped_file`), at no cost to the
-        budget. ``node`` is a label of the metrics.
+        budget; ``notes`` is where it is noted down which of them were verified, for the loaders of
+        other processes (:class:`VerifiedChunks`). ``node`` is a label of the metrics.
         """
         self._reader = reader
         self._disks = disks
         self._map_cached = map_cached
-        self._verified = VerifiedChunks()
+        self._verified = VerifiedChunks(notes)
         measures = Measures(metrics, node=node)
         # Twice the threads: each finds its next request waiting when it is done with one.
         disk_wire, store_wire = Turns(2 * reader.threads), Turns(fetch_slots)
@@ -96,7 +104,19 @@ class Loader:
             load = Load(plan, places, files, self._shared, prefetch=prefetch)
             held.push_async_callback(load.close)
             load.start()
+            noting = asyncio.create_task(self._note(load))
+            held.push_async_callback(asyncio.wait, [noting])
+            held.callback(noting.cancel)
             yield load
+
+    async def _note(self, load: Load) -> None:
+        """As soon as it is known: a process that is killed later has no end to do it at."""
+        try:
+            await load.done()
+        except Exception:  # whoever waits for the load hears of it
+            log.debug("load ended early")
+        finally:
+            await asyncio.to_thread(self._verified.save)
 
     @asynccontextmanager
     async def expert(

@@ -23,6 +23,7 @@ from typing import Any, Final
 import structlog
 
 from lite_llm.contracts.errors import Internal
+from lite_llm.contracts.manifest import FileRecord
 from lite_llm.stores import ReadFailed
 from lite_llm.tiers.arena import Arena, Block
 from lite_llm.tiers.chunks import Chunks
@@ -60,7 +61,7 @@ def mappings(
     served: dict[Run, MappedFile] = {}
     for path, runs in _by_path(wanted).items():
         try:
-            file = MappedFile(path, known)
+            file = MappedFile(path, known, runs[0].file)
         except OSError:  # the arena serves it, or its reader says what is wrong
             continue
         served |= {run: file for run in runs if file.is_worth(run)}
@@ -80,7 +81,7 @@ def _by_path(wanted: Iterable[tuple[Run, Path | None]]) -> dict[Path, list[Run]]
 class MappedFile:
     """A guarded mapping of a whole file, made of address space only until pages are touched."""
 
-    def __init__(self, path: Path, known: VerifiedChunks) -> None:
+    def __init__(self, path: Path, known: VerifiedChunks, record: FileRecord) -> None:
         """Raises ``OSError`` where the file can't be opened, mapped or guarded."""
         self.path = path
         self.is_private = False
@@ -92,7 +93,7 @@ class MappedFile:
             if not file_guards().hold(self.descriptor, self._leave_file):
                 raise OSError(errno.EOPNOTSUPP, "the file can't be guarded", str(path))
             self.num_bytes = os.fstat(self.descriptor).st_size
-            self.verified = known.of(self.descriptor)
+            self.verified = known.of(self.descriptor, record)
             """Ranges of chunks that need no check."""
             # Writable and private: a chunk that is bad in the file is mended in memory only.
             self._pages = mmap.mmap(

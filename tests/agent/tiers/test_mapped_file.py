@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,9 @@ async def test_bad_chunks_come_from_a_mirror_and_the_file_is_left_as_it_is(
     assert (directory / "dense.bin").read_bytes() == damaged
 
 
-def test_parts_can_only_be_read_while_they_are_held(directory: Path) -> None:
-    file = MappedFile(directory / "dense.bin", VerifiedChunks())
+def test_parts_can_only_be_read_while_they_are_held(directory: Path, checkpoint: Any) -> None:
+    record = checkpoint.manifest.file_by_name["dense.bin"]
+    file = MappedFile(directory / "dense.bin", VerifiedChunks(), record)
     block = file.block(CHUNK, CHUNK, owner="test")
     with block.read() as lease:
         assert len(lease.view) == CHUNK
@@ -235,6 +237,60 @@ async def test_what_was_verified_in_place_is_not_verified_again_until_it_changes
     assert await verified_bytes(mapping, checkpoint, directory) == len(
         checkpoint.content["dense.bin"]
     )
+
+
+async def test_what_another_process_verified_needs_no_second_look(
+    host: HostTier,
+    reader: DiskReader,
+    checkpoint: Any,
+    directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lite_llm.tiers.verified.SETTLED_NS", -(10**12))
+    total, notes = checkpoint.manifest.num_bytes, tmp_path / "notes"
+
+    async def as_another_process(notes: Path) -> int:
+        return await verified_bytes(Loader(host, reader, notes=notes), checkpoint, directory)
+
+    assert await as_another_process(notes) == total
+    assert await as_another_process(notes) == 0
+    assert await as_another_process(tmp_path / "empty") == total
+    os.utime(directory / "dense.bin")  # perhaps written to, perhaps not: looked at again
+    assert await as_another_process(notes) == len(checkpoint.content["dense.bin"])
+    monkeypatch.setattr("lite_llm.tiers.verified._boot", lambda: "another boot")
+    assert await as_another_process(notes) == total
+    for note in notes.iterdir():
+        note.write_bytes(b"[[0,")
+    assert await as_another_process(notes) == total
+
+
+async def test_notes_hold_for_the_checksums_that_were_seen_right(
+    host: HostTier,
+    reader: DiskReader,
+    checkpoint: Any,
+    directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lite_llm.tiers.verified.SETTLED_NS", -(10**12))
+    loader = Loader(host, reader, notes=tmp_path / "notes")
+    await verified_bytes(loader, checkpoint, directory)
+    others = tuple(
+        replace(file, chunk_checksums=tuple(one ^ 1 for one in file.chunk_checksums))
+        for file in checkpoint.manifest.files
+    )
+    checkpoint.manifest = replace(checkpoint.manifest, files=others)
+    with pytest.raises(Corrupt):
+        await verified_bytes(loader, checkpoint, directory)
+
+
+async def test_notes_that_can_not_be_kept_cost_nothing_else(
+    host: HostTier, reader: DiskReader, checkpoint: Any, directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").write_text("in the way")
+    loader = Loader(host, reader, notes=tmp_path / "notes")
+    assert await verified_bytes(loader, checkpoint, directory) == checkpoint.manifest.num_bytes
 
 
 async def test_a_file_that_was_just_written_is_verified_every_time(
