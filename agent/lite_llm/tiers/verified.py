@@ -82,7 +82,7 @@ class VerifiedChunks:
             return self._marks[name]
 
     def save(self) -> None:
-        """Note down what was verified since the last time; a disk that fails costs a second look."""
+        """Note down what was verified since then; a disk that fails costs a second look."""
         if self._notes is None:
             return
         with self._lock:
