@@ -80,12 +80,15 @@ class Dispatcher:
         self._budget = RetryBudget()
         self._desk = Desk(weights)
 
-    async def generate(self, start: GenerateStart) -> AsyncGenerator[GenerateEvent]:
+    async def generate(
+        self, start: GenerateStart, *, explains: bool = False
+    ) -> AsyncGenerator[GenerateEvent]:
         """Progress while the model is loaded, then what its agent says, in one sequence.
 
-        If an agent fails, another one goes on: what is yielded is the same as if none had. Close
-        the iterator to withdraw the request: its work on the agent ends. Raises ``ModelNotFound``,
-        what a load failed with, what an agent refuses, and its fault when there are too many.
+        If an agent fails, another one goes on: what is yielded is the same as if none had. With
+        ``explains`` the start tells every agent's score. Close the iterator to withdraw the
+        request: its work on the agent ends. Raises ``ModelNotFound``, what a load failed with,
+        what an agent refuses, and its fault when there are too many.
         """
         transcript, course = Transcript(start), Course(start, Tries(self._budget), self._desk)
         sequence = start.resume.next_sequence
@@ -98,6 +101,7 @@ class Dispatcher:
             if not isinstance(plan := course.plan(view), Serve):
                 continue
             node, has_begun = plan.agent.node, False
+            routing = explained(view, course.model, course.wish()) if explains else None
             self._breakers.tried(node)
             self._uses.note(course.model)
             try:
@@ -108,7 +112,7 @@ class Dispatcher:
                             self._breakers.succeeded(node)
                             has_begun, course.digest = True, course.digest or plan.digest
                         if event.HasField("started"):
-                            self._explain(event.started, node, course)
+                            self._tell(event.started, node, course, routing)
                         event.sequence = sequence
                         sequence += 1
                         yield event
@@ -138,8 +142,16 @@ class Dispatcher:
         course.plan(view)  # raises ModelNotFound
         return explained(view, course.model, course.wish())
 
-    def _explain(self, started: GenerateStarted, node: str, course: Course) -> None:
+    def _tell(
+        self,
+        started: GenerateStarted,
+        node: str,
+        course: Course,
+        routing: RoutingExplanation | None,
+    ) -> None:
         started.node = node
+        if routing is not None:
+            started.routing.CopyFrom(routing)
         if course.held_seconds:
             started.cold_start.CopyFrom(self._loads.cold_start(course.model))
             started.cold_start.held_seconds = course.held_seconds

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
+from msgspec.structs import replace
 
 from lite_llm.contracts.errors import AgentLost, Internal
 from lite_llm.gateway.logprobs import Rated, rated
-from lite_llm.gateway.schema import FinishReason, Usage
+from lite_llm.gateway.schema import Explanation, FinishReason, Usage
+from lite_llm.gateway.tool_calls import Call, Reader
 from lite_llm.proto.v1 import generate_pb2
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateFinished, TokenChunk
 
@@ -29,6 +31,8 @@ class Piece(Struct, frozen=True):
     rated: Sequence[Rated] = ()
     finish_reason: FinishReason | None = None
     opens: bool = False
+    calls: Sequence[Call] = ()
+    """Of tools, which its text was read for."""
 
     @classmethod
     def joined(cls, index: int, pieces: Sequence[Piece]) -> Piece:
@@ -40,6 +44,7 @@ class Piece(Struct, frozen=True):
             rated=list(chain.from_iterable(piece.rated for piece in pieces)),
             finish_reason=pieces[-1].finish_reason if pieces else None,
             opens=True,
+            calls=list(chain.from_iterable(piece.calls for piece in pieces)),
         )
 
 
@@ -55,7 +60,10 @@ class Form(Protocol):
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last event of a stream, for those who ask."""
 
-    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+    def told_chunk(self, told: Explanation) -> bytes:
+        """An event of a stream that tells how it came about."""
+
+    def whole(self, choices: Sequence[Piece], usage: Usage, told: Explanation | UnsetType) -> bytes:
         """The answer at once."""
 
 
@@ -63,11 +71,21 @@ class Answer:
     """One client's answer: ``n`` choices to each of ``prompts``, numbered prompt by prompt."""
 
     def __init__(
-        self, form: Form, *, prompts: int, n: int, rates_prompt: bool, is_echo_only: bool
+        self,
+        form: Form,
+        *,
+        prompts: int,
+        n: int,
+        rates_prompt: bool,
+        is_echo_only: bool = False,
+        tools: Collection[str] = (),
     ) -> None:
         """With ``rates_prompt``, choices open when the prompt is rated, else when work starts.
-        With ``is_echo_only`` tokens are left out."""
+        With ``is_echo_only`` tokens are left out; of ``tools`` calls are read out of texts."""
         self.form = form
+        self.told: Explanation | None = None
+        """How the answer to the first prompt came about, once work has started."""
+        self._readers = [Reader(tools) for _ in range(prompts * n)] if tools else []
         self._n = n
         self._opening_event = "prompt" if rates_prompt else "started"
         self._is_echo_only = is_echo_only
@@ -83,12 +101,14 @@ class Answer:
     def pieces(self, prompt: int, event: GenerateEvent) -> Iterator[Piece]:
         """What ``event``, of the stream for this prompt, adds to the answer."""
         kind = event.WhichOneof("event")
+        if kind == "started" and self.told is None:
+            self.told = Explanation.of(event.started)
         if kind == self._opening_event:
             yield from self._opened(prompt, rated(event.prompt.logprobs))
         elif kind == "tokens" and not self._is_echo_only:
-            yield self._tokens(prompt, event.tokens)
+            yield from self._read(self._tokens(prompt, event.tokens))
         elif kind == "finished":
-            yield self._finished(prompt, event.finished)
+            yield from self._read(self._finished(prompt, event.finished))
 
     def _opened(self, prompt: int, scores: Sequence[Rated]) -> Iterable[Piece]:
         if prompt not in self._unopened:
@@ -123,6 +143,25 @@ class Answer:
             return Piece(index, finish_reason="length")
         usage.completion_tokens += finished.usage.completion_tokens
         return Piece(index, finish_reason=reason)
+
+    def _read(self, piece: Piece) -> Iterator[Piece]:
+        """Without the calls of tools in its text; what is said of tokens is never held back."""
+        if not self._readers:
+            yield piece
+            return
+        reader = self._readers[piece.index]
+        ends = piece.finish_reason is not None
+        said = list(reader.end() if ends else reader.feed(piece.text))
+        text = "".join(part for part in said if isinstance(part, str))
+        calls = [part for part in said if isinstance(part, Call)]
+        if not ends:
+            if text or calls or piece.rated or piece.token_ids:
+                yield replace(piece, text=text, calls=calls)
+            return
+        if text or calls:
+            yield Piece(piece.index, text, calls=calls)
+        is_call = reader.num_calls and piece.finish_reason == "stop"
+        yield replace(piece, finish_reason="tool_calls") if is_call else piece
 
     def _index(self, prompt: int, sequence: int) -> int:
         index = prompt * self._n + sequence

@@ -9,8 +9,15 @@ from msgspec import UNSET
 
 from lite_llm.gateway.answers import Piece
 from lite_llm.gateway.logprobs import Rated, for_chat, for_prompt
-from lite_llm.gateway.schema import ChatChunk, ChatCompletion, ChatRequest, Usage
-from lite_llm.gateway.schema.chat import ChatAnswer, ChatChoice, ChunkChoice, Delta
+from lite_llm.gateway.schema import ChatChunk, ChatCompletion, ChatRequest, Explanation, Usage
+from lite_llm.gateway.schema.chat import (
+    ChatAnswer,
+    ChatChoice,
+    ChunkChoice,
+    Delta,
+    Function,
+    ToolCall,
+)
 from lite_llm.gateway.schema.logprobs import ChatLogprobs
 
 
@@ -22,6 +29,7 @@ class ChatForm:
         self._id = request_id
         self._created = created
         self._prompt: Sequence[Rated] = ()
+        self._num_calls: dict[int, int] = {}
 
     def opening(self, index: int, prompt: Sequence[Rated]) -> Piece:
         """The role, said once."""
@@ -31,7 +39,7 @@ class ChatForm:
     def chunk(self, piece: Piece) -> bytes:
         choice = ChunkChoice(
             index=piece.index,
-            delta=_delta(piece),
+            delta=self._delta(piece),
             logprobs=self._logprobs(piece) if piece.rated else None,
             finish_reason=piece.finish_reason,
             token_ids=self._token_ids(piece),
@@ -41,7 +49,12 @@ class ChatForm:
     def usage_chunk(self, usage: Usage) -> bytes:
         return self._chunk(usage=usage)
 
-    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+    def told_chunk(self, told: Explanation) -> bytes:
+        return self._chunk(usage=UNSET, told=told)
+
+    def whole(
+        self, choices: Sequence[Piece], usage: Usage, told: Explanation | msgspec.UnsetType
+    ) -> bytes:
         wanted = self._wanted
         return msgspec.json.encode(
             ChatCompletion(
@@ -51,7 +64,7 @@ class ChatForm:
                 choices=[
                     ChatChoice(
                         index=piece.index,
-                        message=ChatAnswer(content=piece.text),
+                        message=self._message(piece),
                         logprobs=self._logprobs(piece),
                         finish_reason=piece.finish_reason,
                         token_ids=self._token_ids(piece),
@@ -63,10 +76,33 @@ class ChatForm:
                 if wanted.prompt_logprobs is None
                 else for_prompt(self._prompt, num_top=wanted.prompt_logprobs),
                 prompt_token_ids=None if wanted.return_token_ids else UNSET,
+                lite_llm=told,
             )
         )
 
-    def _chunk(self, *choices: ChunkChoice, usage: Usage | msgspec.UnsetType | None) -> bytes:
+    def _message(self, piece: Piece) -> ChatAnswer:
+        calls = self._tool_calls(piece, is_stream=False)
+        content = piece.text if piece.text.strip() or not calls else None
+        return ChatAnswer(content=content, tool_calls=calls or UNSET)
+
+    def _tool_calls(self, piece: Piece, *, is_stream: bool) -> list[ToolCall]:
+        first = self._num_calls.get(piece.index, 0)
+        self._num_calls[piece.index] = first + len(piece.calls)
+        return [
+            ToolCall(
+                index=number if is_stream else UNSET,
+                id=f"call_{self._id.removeprefix('chatcmpl-')[:16]}{piece.index:03}{number:05}",
+                function=Function(name=call.name, arguments=call.arguments),
+            )
+            for number, call in enumerate(piece.calls, start=first)
+        ]
+
+    def _chunk(
+        self,
+        *choices: ChunkChoice,
+        usage: Usage | msgspec.UnsetType | None,
+        told: Explanation | msgspec.UnsetType = UNSET,
+    ) -> bytes:
         return msgspec.json.encode(
             ChatChunk(
                 id=self._id,
@@ -74,6 +110,7 @@ class ChatForm:
                 model=self._wanted.model,
                 choices=choices,
                 usage=usage,
+                lite_llm=told,
             )
         )
 
@@ -85,8 +122,12 @@ class ChatForm:
     def _token_ids(self, piece: Piece) -> list[int] | msgspec.UnsetType:
         return list(piece.token_ids) if self._wanted.return_token_ids else UNSET
 
-
-def _delta(piece: Piece) -> Delta:
-    if piece.opens:
-        return Delta(role="assistant", content="")
-    return Delta() if piece.finish_reason else Delta(content=piece.text)
+    def _delta(self, piece: Piece) -> Delta:
+        if piece.opens:
+            return Delta(role="assistant", content="")
+        if piece.finish_reason:
+            return Delta()
+        calls = self._tool_calls(piece, is_stream=True)
+        if not calls:
+            return Delta(content=piece.text)
+        return Delta(content=piece.text or UNSET, tool_calls=calls)

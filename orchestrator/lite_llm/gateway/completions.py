@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from lite_llm.gateway.answers import Piece
 from lite_llm.gateway.logprobs import Rated, for_completion, for_prompt
-from lite_llm.gateway.schema import Completion, CompletionRequest, Usage
+from lite_llm.gateway.schema import Completion, CompletionRequest, Explanation, Usage
 from lite_llm.gateway.schema.completions import Choice
 from lite_llm.gateway.schema.logprobs import CompletionLogprobs, PromptLogprobs
 
@@ -41,12 +41,21 @@ class CompletionForm:
     def usage_chunk(self, usage: Usage) -> bytes:
         return self._completion([], usage=usage)
 
-    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+    def told_chunk(self, told: Explanation) -> bytes:
+        return self._completion([], usage=UNSET, told=told)
+
+    def whole(
+        self, choices: Sequence[Piece], usage: Usage, told: Explanation | msgspec.UnsetType
+    ) -> bytes:
         worded = [self._choice(piece, self._logprobs(piece)) for piece in choices]
-        return self._completion(worded, usage=usage)
+        return self._completion(worded, usage=usage, told=told)
 
     def _completion(
-        self, choices: Sequence[Choice], *, usage: Usage | msgspec.UnsetType | None
+        self,
+        choices: Sequence[Choice],
+        *,
+        usage: Usage | msgspec.UnsetType | None,
+        told: Explanation | msgspec.UnsetType = UNSET,
     ) -> bytes:
         return msgspec.json.encode(
             Completion(
@@ -55,6 +64,7 @@ class CompletionForm:
                 model=self._wanted.model,
                 choices=choices,
                 usage=usage,
+                lite_llm=told,
             )
         )
 

@@ -48,7 +48,7 @@ class Generations:
             prompts=1,
             n=wanted.choices,
             rates_prompt=wanted.prompt_logprobs is not None,
-            is_echo_only=False,
+            tools=wanted.callable_tools(),
         )
         return await self._respond(request, wanted, starts, answer, request_id)
 
@@ -75,12 +75,20 @@ class Generations:
         request_id: str,
     ) -> web.StreamResponse:
         request[MODEL] = str(model_named(wanted.model))
-        streams = [measured(self._dispatcher, start, self._metrics) for start in starts]
+        explains = wanted.explains
+        streams = [
+            measured(self._dispatcher, start, self._metrics, explains=explains) for start in starts
+        ]
         async with merged(streams) as events:
             if not wanted.stream:
-                return await whole(events, answer, request_id=request_id)
+                return await whole(events, answer, request_id=request_id, explains=explains)
             return await streamed(
-                request, events, answer, request_id=request_id, with_usage=wanted.include_usage
+                request,
+                events,
+                answer,
+                request_id=request_id,
+                with_usage=wanted.include_usage,
+                explains=explains,
             )
 
 
@@ -105,7 +113,7 @@ def chat_starts(
         sampling=wanted.to_sampling(),
         tenant=TENANT,
     )
-    return (start,)
+    return _extended(wanted, start)
 
 
 def completion_starts(
@@ -114,7 +122,7 @@ def completion_starts(
     """One generation a prompt, each as if it had been asked alone; refuses what can't be done."""
     wanted.check()
     prompts = wanted.prompts()
-    return tuple(
+    starts = (
         GenerateStart(
             request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
             model=ref_to_proto(model),
@@ -124,6 +132,14 @@ def completion_starts(
         )
         for number, prompt in enumerate(prompts)
     )
+    return _extended(wanted, *starts)
+
+
+def _extended(wanted: SampledRequest, *starts: GenerateStart) -> tuple[GenerateStart, ...]:
+    for start in starts:
+        if wanted.lite_llm is not None:
+            wanted.lite_llm.apply(start)
+    return starts
 
 
 def _given(prompt: Prompt) -> _Given:

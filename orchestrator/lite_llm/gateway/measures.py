@@ -13,13 +13,13 @@ from lite_llm.wire import ref_from_proto
 
 
 async def measured(
-    dispatcher: Dispatcher, start: GenerateStart, metrics: Metrics
+    dispatcher: Dispatcher, start: GenerateStart, metrics: Metrics, *, explains: bool = False
 ) -> AsyncGenerator[GenerateEvent]:
     """The events of ``start``, with first-token time, time between tokens and usage recorded."""
     model = str(ref_from_proto(start.model))
     arrived = monotonic()
     last: dict[int, float] = {}  # by sequence
-    async with aclosing(dispatcher.generate(start)) as events:
+    async with aclosing(dispatcher.generate(start, explains=explains)) as events:
         async for event in events:
             if event.HasField("tokens"):
                 now, index = monotonic(), event.tokens.index

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+from msgspec import UNSET
 
 from lite_llm.gateway.answers import Answer, Piece
 from lite_llm.gateway.failures import error_body, told
+from lite_llm.gateway.schema import Explanation
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent
 
 Events = AsyncIterator[tuple[int, GenerateEvent]]
@@ -25,7 +27,7 @@ _HEARTBEAT = b": waiting for the model\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
-async def whole(events: Events, answer: Answer, *, request_id: str) -> web.Response:
+async def whole(events: Events, answer: Answer, *, request_id: str, explains: bool) -> web.Response:
     """The answer at once, when all of it is known."""
     choices: list[list[Piece]] = []
     async for prompt, event in events:
@@ -33,15 +35,22 @@ async def whole(events: Events, answer: Answer, *, request_id: str) -> web.Respo
             choices.extend([] for _ in range(len(choices), piece.index + 1))
             choices[piece.index].append(piece)
     joined = [Piece.joined(index, pieces) for index, pieces in enumerate(choices)]
+    told = answer.told
     return web.Response(
-        body=answer.form.whole(joined, answer.usage),
+        body=answer.form.whole(joined, answer.usage, told if explains and told else UNSET),
         content_type="application/json",
-        headers={"X-Request-Id": request_id},
+        headers={"X-Request-Id": request_id, **(told.headers() if told else {})},
     )
 
 
 async def streamed(
-    request: web.Request, events: Events, answer: Answer, *, request_id: str, with_usage: bool
+    request: web.Request,
+    events: Events,
+    answer: Answer,
+    *,
+    request_id: str,
+    with_usage: bool,
+    explains: bool,
 ) -> web.StreamResponse:
     """The answer as it grows. A client that reads slowly slows down those who make it."""
     response = web.StreamResponse(
@@ -59,12 +68,14 @@ async def streamed(
 
     try:
         first = await _first(request, response, events)
-        if not response.prepared:
-            response.headers["X-Lite-Llm-Agent"] = first[1].started.node
+        if not response.prepared and first[1].HasField("started"):
+            response.headers.update(Explanation.of(first[1].started).headers())
         await response.prepare(request)  # what fails before this has a status of its own
         await send(*first)
         async for prompt, event in events:
             await send(prompt, event)
+        if explains and answer.told:
+            await response.write(_sse(answer.form.told_chunk(answer.told)))
         if with_usage:
             await response.write(_sse(answer.form.usage_chunk(answer.usage)))
         await response.write(_DONE)

@@ -22,6 +22,9 @@ BODIES: dict[str, dict[str, Any]] = {
 COMPLETIONS, CHAT = BODIES
 
 INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"lite_llm": {"tier_set": "fastest"}}, "lite_llm.tier_set"),
+    ({"lite_llm": {"tier_sets": "fast"}}, "lite_llm"),
+    ({"lite_llm": {"priority": 1000}}, "lite_llm.priority"),
     ({"model": 3}, "model"),
     ({"model": ""}, "model"),
     ({"max_tokens": "many"}, "max_tokens"),
@@ -93,7 +96,6 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"use_beam_search": True}, "use_beam_search"),
     ({"skip_special_tokens": False}, "skip_special_tokens"),
     ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
-    ({"lite_llm": {"tier_set": "fast"}}, "lite_llm"),
 ]
 UNSUPPORTED_COMPLETION: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 2}, "best_of"),

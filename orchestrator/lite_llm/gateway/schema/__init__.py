@@ -8,6 +8,7 @@ from lite_llm.gateway.schema.chat import ChatChunk, ChatCompletion, ChatRequest
 from lite_llm.gateway.schema.completions import Completion, CompletionRequest
 from lite_llm.gateway.schema.decoding import decode
 from lite_llm.gateway.schema.embeddings import EmbeddingRequest
+from lite_llm.gateway.schema.extension import Explanation, Extension
 from lite_llm.gateway.schema.failures import Failure
 from lite_llm.gateway.schema.models import Model, ModelList
 from lite_llm.gateway.schema.sampling import SampledRequest
@@ -20,6 +21,8 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "EmbeddingRequest",
+    "Explanation",
+    "Extension",
     "Failure",
     "FinishReason",
     "Model",

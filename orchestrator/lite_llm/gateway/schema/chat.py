@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
+from lite_llm.gateway.schema.extension import Explanation
 from lite_llm.gateway.schema.logprobs import ChatLogprobs, PromptLogprobs
 from lite_llm.gateway.schema.sampling import Count, SampledRequest, Top
 from lite_llm.gateway.schema.usage import FinishReason, Usage
@@ -91,6 +92,14 @@ class ChatRequest(SampledRequest, frozen=True, kw_only=True):
                 "top_logprobs without logprobs", where="top_logprobs", remedy="set logprobs to true"
             )
 
+    def callable_tools(self) -> frozenset[str]:
+        """Names of the functions that the model may call."""
+        if self.tool_choice == "none":
+            return frozenset()
+        functions = (tool.get("function") for tool in self.tools or ())
+        names = (each.get("name") for each in functions if isinstance(each, dict))
+        return frozenset(name for name in names if isinstance(name, str))
+
     def to_chat(self) -> Chat:
         """The conversation on the wire."""
         # A model that is not to call tools is not told of any.
@@ -112,10 +121,26 @@ class ChatRequest(SampledRequest, frozen=True, kw_only=True):
         )
 
 
+class Function(Struct, frozen=True, kw_only=True):
+    name: str
+    arguments: str
+    """JSON."""
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    index: int | UnsetType = UNSET
+    """Among the calls of an answer; told in streams."""
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class ChatAnswer(Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """Null where there are only calls of tools."""
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
@@ -139,11 +164,13 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
     """Null where only the agent knows them."""
+    lite_llm: Explanation | UnsetType = UNSET
 
 
 class Delta(Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, frozen=True, kw_only=True):
@@ -164,6 +191,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     choices: tuple[ChunkChoice, ...]
     usage: Usage | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
+    lite_llm: Explanation | UnsetType = UNSET
 
 
 def _text_of(content: str | list[ContentPart], where: str) -> str:

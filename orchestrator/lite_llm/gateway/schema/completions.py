@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
+from lite_llm.gateway.schema.extension import Explanation
 from lite_llm.gateway.schema.logprobs import CompletionLogprobs, PromptLogprobs
 from lite_llm.gateway.schema.sampling import CountOrNone, SampledRequest, TokenId, Top
 from lite_llm.gateway.schema.usage import FinishReason, Usage
@@ -114,6 +115,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     model: str
     choices: Sequence[Choice]
     usage: Usage | UnsetType | None = UNSET
+    lite_llm: Explanation | UnsetType = UNSET
 
 
 def _listed(prompt: str | list[str | int | list[int]]) -> list[Prompt]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta, Struct
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
+from lite_llm.gateway.schema.extension import Extension
 from lite_llm.proto.v1.generate_pb2 import SamplingParameters
 
 MAX_STOPS = 16  # OpenAI allows 4, other servers any number; each costs a search per token
@@ -58,7 +59,6 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
         "use_beam_search": (False,),
         "truncate_prompt_tokens": (),
         "skip_special_tokens": (True,),
-        "lite_llm": (),
     }
     """Fields that would change the answer and are not obeyed, with the values that would not."""
 
@@ -96,12 +96,17 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
     use_beam_search: Any = None
     truncate_prompt_tokens: Any = None
     skip_special_tokens: Any = None
-    lite_llm: Any = None
+    lite_llm: Extension | None = None
 
     @property
     def choices(self) -> int:
         """Answers to each prompt."""
         return self.n or 1
+
+    @property
+    def explains(self) -> bool:
+        """Whether the answer tells how it came about."""
+        return bool(self.lite_llm and self.lite_llm.explain)
 
     @property
     def include_usage(self) -> bool:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from lite_llm.proto.v1 import generate_pb2
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(Struct, frozen=True):
