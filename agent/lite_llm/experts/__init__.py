@@ -9,6 +9,7 @@ from lite_llm.experts.expert_cache import ExpertCache
 from lite_llm.experts.fetching import Tally
 from lite_llm.experts.hierarchy import TieredGate, TieredRouter, TierGate
 from lite_llm.experts.layout import check_layer, matrices_of, mxfp4
+from lite_llm.experts.measures import ExpertMeasures
 from lite_llm.experts.missing import ExpertAway, ExpertCorrupt
 from lite_llm.experts.packing import Packing, packing_of
 from lite_llm.experts.policies import DEFAULT, LRU, POLICIES, History, Policy, policy_named
@@ -26,6 +27,7 @@ from lite_llm.experts.tier_masks import TierMasks
 from lite_llm.experts.ties import Level, Ties
 from lite_llm.experts.traces import Trace, TraceRecorder
 from lite_llm.experts.traces_synthetic import Statistics, synthetic_trace
+from lite_llm.experts.tracing import Tracing
 
 __all__ = [
     "DEFAULT",
@@ -42,6 +44,7 @@ __all__ = [
     "ExpertAway",
     "ExpertCache",
     "ExpertCorrupt",
+    "ExpertMeasures",
     "ExpertSettings",
     "ExpertWeights",
     "Gate",
@@ -78,6 +81,7 @@ __all__ = [
     "TooFewExperts",
     "Trace",
     "TraceRecorder",
+    "Tracing",
     "Wave",
     "Workload",
     "belady",

@@ -2,6 +2,8 @@
 
 A slot table decides, in the thread that computes and from what was asked alone; this half makes it
 so: what is there runs while the rest is on its way, and a step waits only for what it needs.
+
+Legend: N experts of all layers.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
 
+import numpy as np
 import torch
 
 from lite_llm.contracts.errors import LiteLLMError
@@ -24,6 +27,7 @@ from lite_llm.experts.settings import ExpertSettings
 from lite_llm.experts.slot_table import SlotTable
 from lite_llm.experts.slots import HotSlot, hot_memory
 from lite_llm.experts.step_rows import StepRows
+from lite_llm.experts.tracing import Tracing
 from lite_llm.tiers import RecordReader
 
 PASSAGE: Final = 2
@@ -50,8 +54,8 @@ class ExpertCache:
         Raises :class:`InvalidSettings` for budgets that hold too few of them.
         """
         self.rows = StepRows()
-        self.prefetches = settings.prefetch
-        """Whether layers fetch for those after them."""
+        self.settings = settings
+        self.tracing: Tracing | None = None
         self.log = EventLog() if settings.log else None
         """What became of every expert, in order."""
         self.keys = [record.key for _, records in sorted(layers.items()) for record in records]
@@ -61,6 +65,8 @@ class ExpertCache:
         """Of each layer's experts, by their rows of the router."""
         self._stored: list[Stored] = []
         self._visits_since_miss = 0
+        self.uses_N = np.zeros(len(self.keys), np.int64)
+        """How often a layer asked for each."""
         known: dict[RecordLayout, RecordLayout] = {}
         for layer, records in sorted(layers.items()):
             first, rows = len(self._stored), [record.router_row for record in records]
@@ -79,6 +85,7 @@ class ExpertCache:
             )
             held.callback(memory.close)
             self.arena = memory.arena
+            self.slot_bytes = memory.slot_bytes
             num_slots = memory.num_slots - PASSAGE
             self.table: SlotTable[int] = SlotTable(
                 every, num_slots, settings.policy, seed=settings.seed, log=self.log
@@ -89,6 +96,10 @@ class ExpertCache:
             held.callback(self._passage.clear)
             self.fetcher = Fetcher(self._stored, every, memory.copier, reader, settings)
             held.callback(self.fetcher.close)
+            if settings.trace is not None:
+                counts = {layer: len(records) for layer, records in layers.items()}
+                self.tracing = Tracing(counts, self.rows)
+                held.callback(self.tracing.write, settings.trace)
             self._closing = held.pop_all()
 
     def close(self) -> None:
@@ -113,6 +124,7 @@ class ExpertCache:
         slots = {place.key: self.slots[place.slot] for place in decision.hits}
         for load in decision.loads:
             slots[load.place.key] = self.slots[load.place.slot]
+        self.uses_N[ordered] += 1
         self._visits_since_miss += 1
         if decision.loads or decision.bypassed:
             self._visits_since_miss = 0

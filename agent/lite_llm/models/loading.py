@@ -20,7 +20,7 @@ from lite_llm.models.assembly import (
 )
 from lite_llm.models.decoder import Decoder
 from lite_llm.models.inventory import Inventory, take_inventory
-from lite_llm.models.moe import fetch_ahead
+from lite_llm.models.moe import fetch_ahead, observe
 from lite_llm.models.weights import Layer, Weights
 from lite_llm.tiers import Layer as Arrived
 from lite_llm.tiers import Load, RecordReader
@@ -112,9 +112,13 @@ def _decoder(inventory: Inventory, cache: ExpertCache | None) -> Decoder:
 
 def _connect(decoder: Decoder, cache: ExpertCache | None) -> None:
     """Once all layers are there."""
-    if cache is not None and cache.prefetches:
-        layers = range(len(decoder.config.layers))
-        fetch_ahead((decoder.weights.get(number).ffn for number in layers), cache)
+    if cache is None:
+        return
+    blocks = [decoder.weights.get(number).ffn for number in range(len(decoder.config.layers))]
+    if cache.settings.prefetch:
+        fetch_ahead(blocks, cache)
+    if cache.tracing is not None:
+        observe(blocks, cache.tracing)
 
 
 def _bank(cache: ExpertCache, inventory: Inventory, number: int) -> Bank:

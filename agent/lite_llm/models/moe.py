@@ -23,6 +23,7 @@ from lite_llm.experts import (
     Gate,
     Gating,
     LayerExperts,
+    Observer,
     Routed,
     Router,
     Throttle,
@@ -209,6 +210,13 @@ def fetch_ahead(blocks: Iterable[FfnBlock], cache: ExpertCache) -> None:
         layer = following.experts.layer
         distance = layer - block.experts.layer
         block.experts.ahead = Ahead(cache, throttle, layer, following.route, distance=distance)
+
+
+def observe(blocks: Iterable[FfnBlock], observer: Observer) -> None:
+    """Tell ``observer`` of each step of each layer's experts, from now on."""
+    for block in blocks:
+        if isinstance(block, _WithExperts):
+            block.experts.observers.append(observer)
 
 
 def record_activity(blocks: Iterable[FfnBlock]) -> Activity:

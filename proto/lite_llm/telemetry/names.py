@@ -203,6 +203,48 @@ VERIFY_FAILURES_TOTAL = Counter(
     (Label("check", ("checksum", "signature")),),
 )
 
+# Experts that are fetched as routers ask for them.
+EXPERT_DEMANDS_TOTAL = Counter(
+    "lite_llm_expert_demands_total",
+    "Experts that layers asked for, by what was found; passed: there was no slot to keep it in.",
+    _AGENT,
+    (MODEL, Label("outcome", ("hit", "loaded", "passed"))),
+)
+EXPERT_PREFETCHES_TOTAL = Counter(
+    "lite_llm_expert_prefetches_total", "Experts fetched early, by what came of it.", _AGENT,
+    (MODEL, Label("outcome", ("used", "wasted"))),
+)  # fmt: skip
+EXPERT_WASTED_BYTES_TOTAL = Counter(
+    "lite_llm_expert_wasted_bytes_total", "Bytes of experts fetched early in vain.", _AGENT,
+    (MODEL,), "bytes",
+)  # fmt: skip
+EXPERT_FETCHED_BYTES_TOTAL = Counter(
+    "lite_llm_expert_fetched_bytes_total", "Bytes brought into hot slots, by where they lay.",
+    _AGENT, (MODEL, SOURCE), "bytes",
+)  # fmt: skip
+EXPERT_FETCH_SECONDS_TOTAL = Counter(
+    "lite_llm_expert_fetch_seconds_total", "Time of the threads that brought them.", _AGENT,
+    (MODEL, SOURCE), "seconds",
+)  # fmt: skip
+EXPERT_SLOTS = Gauge(
+    "lite_llm_expert_slots", "Hot slots; used and pinned are parts of capacity.", _AGENT,
+    (MODEL, Label("state", ("capacity", "used", "pinned"))),
+)  # fmt: skip
+EXPERT_MISS_SHARE = Gauge(
+    "lite_llm_expert_miss_share",
+    "Share of experts asked for lately that were not there. Above 0.5 the pool thrashes: give it "
+    "more memory (hot_bytes), or requests fewer tiers.",
+    _AGENT,
+    (MODEL,),
+)
+EXPERTS_STARVED = Gauge(
+    "lite_llm_experts_starved",
+    "Experts that no token chose lately. If they stay many: draw tiers anew from recorded "
+    "activity (lite-llm convert --tiers).",
+    _AGENT,
+    (MODEL,),
+)
+
 # Controllers and the metadata store.
 RECONCILE_DURATION_SECONDS = Histogram(
     "lite_llm_reconcile_duration_seconds",

@@ -17,13 +17,16 @@ from transformers import AutoConfig
 from lite_llm.checkpoint import convert, open_checkpoint
 from lite_llm.contracts.errors import InvalidSettings, StoreUnavailable
 from lite_llm.contracts.tiers import Medium
+from lite_llm.engine.model import arriving_model
 from lite_llm.experts import (
     POLICIES,
     ExpertAway,
     ExpertCache,
     ExpertCorrupt,
+    ExpertMeasures,
     ExpertSettings,
     OfRows,
+    Trace,
 )
 from lite_llm.models import (
     Decoder,
@@ -33,6 +36,8 @@ from lite_llm.models import (
     take_inventory,
 )
 from lite_llm.models.moe import MoeBlock
+from lite_llm.telemetry import Metrics, Program, names, render
+from lite_llm.testing.checkpoints import write_tokenizer
 from lite_llm.tiers import DiskReader, LocalSource, RecordReader
 
 EXPERTS, LAYERS, TOP_K = 12, 3, 3
@@ -57,6 +62,7 @@ Save = Callable[..., tuple[Path, Any]]
 def hugging_face(save_model: Save) -> Path:
     sizes = {**SIZES, "num_experts": EXPERTS, "moe_intermediate_size": 20, "dtype": "bfloat16"}
     directory, _ = save_model(AutoConfig.for_model("qwen3_moe", **sizes))
+    write_tokenizer(directory, vocab=128)
     return directory
 
 
@@ -197,6 +203,28 @@ def test_budgets_that_hold_too_few_are_refused(checkpoint: Path) -> None:
     for small in too_small:
         with pytest.raises(InvalidSettings, match="fewer than"), tiered(checkpoint, **small):
             pass
+
+
+async def test_a_model_arrives_without_its_experts_and_leaves_a_trace(
+    checkpoint: Path, tmp_path: Path, run: Run
+) -> None:
+    expected = run(resident(checkpoint), SEQUENCES, [5, 1])
+    settings = ExpertSettings(
+        hot_bytes=16 * SLOT, warm_bytes=30 * SLOT, trace=tmp_path / "trace", patience=9.0
+    )
+    async with arriving_model(checkpoint, settings) as (model, load):
+        assert not any(run.file.name.startswith("experts") for run in load.plan.runs)
+        found = await asyncio.to_thread(run, model.decoder, SEQUENCES, [5, 1])
+        assert model.experts is not None
+        metrics = Metrics(names.exported_by(Program.AGENT))
+        ExpertMeasures(model.experts, metrics, "default/it").tell()
+    assert all(map(torch.equal, found, expected))
+    text = render(metrics.registry)[0].decode()
+    assert 'lite_llm_expert_demands_total{model="default/it",outcome="hit"}' in text
+    assert 'lite_llm_expert_slots{model="default/it",state="capacity"} 14.0' in text
+    trace = Trace.read(tmp_path / "trace")
+    assert trace.num_rows == sum(map(len, SEQUENCES))
+    assert trace.experts_of_layer == dict.fromkeys(range(LAYERS), EXPERTS)
 
 
 class Distant:

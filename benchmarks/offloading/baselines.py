@@ -1,0 +1,157 @@
+"""Other engines' ways to run experts that don't fit, over the same slots, copies and disk as ours.
+
+Each gives a layer's experts as :class:`lite_llm.experts.Bank` does; what is warm is decided alike
+for all of them. Sources: peers-experts in the issue that asked for this benchmark.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Generator, Iterable
+
+import numpy as np
+
+from lite_llm.experts import ExpertCache, Packing, Wave
+from lite_llm.experts.slots import HotSlot
+
+Waves = Generator[Wave, None, None]
+
+
+class Baseline:
+    """What they share: slots of a cache, whose own table is not asked."""
+
+    def __init__(self, cache: ExpertCache) -> None:
+        self.cache = cache
+        self.hits = self.misses = 0
+
+    def wave(self, packing: Packing, layer: int, slots: dict[int, HotSlot]) -> Wave:
+        """All of the step's experts."""
+        numbers = self.numbers(packing, layer)
+        return Wave([self.cache.weights(number, slots[number]) for number in numbers])
+
+    def numbers(self, packing: Packing, layer: int) -> list[int]:
+        return [self.cache.numbers[layer][row] for row in packing.experts]
+
+    def copy_now(self, layer: int, expert: int, slot: HotSlot) -> None:
+        """One after the other, and the step waits."""
+        self.copy_all(layer, {expert: slot})
+
+    def copy_all(self, layer: int, wanted: dict[int, HotSlot]) -> None:
+        fetcher = self.cache.fetcher
+        decision = fetcher.demand(layer, wanted, ())
+        for job in [fetcher.start(expert, slot) for expert, slot in wanted.items()]:
+            job.wait()
+            assert job.error is None, job.error
+        fetcher.release(decision)
+
+    def bring(self, layer: int, packing: Packing) -> Waves:
+        raise NotImplementedError
+
+
+class WholeLayers(Baseline):
+    """B1: every layer's experts are copied when its turn comes (accelerate)."""
+
+    def bring(self, layer: int, packing: Packing) -> Waves:
+        every = self.cache.numbers[layer]
+        slots = dict(zip(every, self.cache.slots, strict=False))
+        assert len(slots) == len(every), "a layer must fit"
+        self.copy_all(layer, slots)
+        self.misses += len(packing.experts)
+        yield self.wave(packing, layer, slots)
+
+
+class LayerLru(Baseline):
+    """B2: a few slots a layer, the least recently used one is copied back (mixtral-offloading)."""
+
+    def __init__(self, cache: ExpertCache) -> None:
+        super().__init__(cache)
+        each = cache.table.num_slots // len(cache.numbers)
+        slots = iter(cache.slots)
+        self._free = {layer: [next(slots) for _ in range(each)] for layer in cache.numbers}
+        self._held: dict[int, OrderedDict[int, HotSlot]] = {
+            layer: OrderedDict() for layer in cache.numbers
+        }
+        self._back = bytearray(len(cache.slots[0].memory))
+
+    def bring(self, layer: int, packing: Packing) -> Waves:
+        held, free = self._held[layer], self._free[layer]
+        for place, expert in enumerate(self.numbers(packing, layer)):
+            if expert in held:
+                self.hits += 1
+                held.move_to_end(expert)
+            else:
+                self.misses += 1
+                held[expert] = slot = free.pop() if free else self._evicted(held)
+                self.copy_now(layer, expert, slot)
+            yield Wave([self.cache.weights(expert, held[expert])], [place])
+
+    def _evicted(self, held: OrderedDict[int, HotSlot]) -> HotSlot:
+        _, slot = held.popitem(last=False)
+        np.copyto(np.frombuffer(self._back, np.uint8), np.frombuffer(slot.memory, np.uint8))
+        return slot
+
+
+class GlobalLfu(Baseline):
+    """B3: least often used leaves, copies are synchronous, experts run one by one (MoE-Infinity)."""
+
+    def __init__(self, cache: ExpertCache) -> None:
+        super().__init__(cache)
+        self._free = list(cache.slots[: cache.table.num_slots])
+        self._held: dict[int, HotSlot] = {}
+        self._visits: Counter[int] = Counter()
+
+    def bring(self, layer: int, packing: Packing) -> Waves:
+        wanted = self.numbers(packing, layer)
+        for place, expert in enumerate(wanted):
+            if expert in self._held:
+                self.hits += 1
+            else:
+                self.misses += 1
+                self._held[expert] = self._slot(wanted)
+                self.copy_now(layer, expert, self._held[expert])
+                self._visits[expert] = 0
+            self._visits[expert] += 1
+            yield Wave([self.cache.weights(expert, self._held[expert])], [place])
+
+    def _slot(self, wanted: Iterable[int]) -> HotSlot:
+        if self._free:
+            return self._free.pop()
+        others = self._held.keys() - set(wanted)
+        return self._held.pop(min(others, key=lambda expert: (self._visits[expert], expert)))
+
+
+class Pinned(Baseline):
+    """B4: those most used stay for ever, others pass through (llama.cpp and Fiddler compute them
+    where they lie, which on a machine without a device would be our resident case)."""
+
+    def __init__(self, cache: ExpertCache, used: Counter[int]) -> None:
+        super().__init__(cache)
+        most = [expert for expert, _ in used.most_common(cache.table.num_slots)]
+        self._held = dict(zip(most, cache.slots, strict=False))
+        layer_of = {e: layer for layer, numbers in cache.numbers.items() for e in numbers}
+        for expert, slot in self._held.items():
+            self.copy_now(layer_of[expert], expert, slot)
+
+    def bring(self, layer: int, packing: Packing) -> Waves:
+        passage = self.cache.slots[-1]
+        for place, expert in enumerate(self.numbers(packing, layer)):
+            slot = self._held.get(expert)
+            self.hits += slot is not None
+            if slot is None:
+                self.misses += 1
+                self.copy_now(layer, expert, slot := passage)
+            yield Wave([self.cache.weights(expert, slot)], [place])
+
+
+class BaselineBank:
+    """One layer of it."""
+
+    def __init__(self, baseline: Baseline, layer: int) -> None:
+        self._baseline = baseline
+        self._layer = layer
+
+    def __len__(self) -> int:
+        return len(self._baseline.cache.numbers[self._layer])
+
+    def bring(self, packing: Packing) -> Waves:
+        return self._baseline.bring(self._layer, packing)
