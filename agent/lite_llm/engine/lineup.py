@@ -36,7 +36,8 @@ class Lineup:
         parts = shares(able, budget=self.step_tokens, prompt_tokens=self._settings.prompt_tokens)
         granted = [part for part in parts if self._make_room(*part)]
         # A later one's need may have set back an earlier one.
-        return [part for part in granted if part[0].kv is not None and part[0] in self.running]
+        running = set(self.running)
+        return [part for part in granted if part[0] in running]
 
     def fork(self, leader: Sequence, followers: Iterable[Sequence]) -> list[Sequence]:
         """Those that can run at once, on what ``leader`` has computed; the others wait."""
@@ -68,15 +69,16 @@ class Lineup:
 
     def commit(self, sequence: Sequence, count: int) -> None:
         """The next ``count`` tokens of ``sequence`` are computed."""
-        assert sequence.kv is not None
-        request = sequence.group.request
-        reads = sequence.num_computed < len(request.prompt)
+        kv = sequence.kv
+        assert kv is not None
+        request, begin = sequence.group.request, kv.num_computed
+        reads = begin < len(request.prompt)
         self.fairness.charge(
             request.tenant,
             prompt_tokens=count if reads else 0,
             answer_tokens=0 if reads else count,
         )
-        sequence.kv.commit(sequence.next_tokens(count))
+        kv.commit(sequence.tokens[begin : begin + count])
 
     def shrink(self) -> None:
         """Memory ran out: smaller steps from now on."""
@@ -142,6 +144,8 @@ class Lineup:
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
         """Reserve pages for the next tokens, at others' cost if need be; False: it was set back."""
+        if sequence.kv is not None and sequence.kv.has_room(count):
+            return True
         while sequence.kv is not None and not sequence.kv.is_swapped_out:
             if sequence.kv.reserve(count):
                 return True

@@ -94,8 +94,8 @@ class StepLoop:
             sequence.accept(choice.token, choice.logprobs)
             if sequence.finish_reason is not None:
                 self._lineup.finish(sequence)
-            if not group.live:
-                self.cancel(group)
+                if not group.live:
+                    self.cancel(group)
 
     def _fail(self, group: Group, error: LiteLLMError) -> None:
         if group.number in self._groups:

@@ -43,6 +43,8 @@ class StopGate:
 
     def feed(self, text: str) -> tuple[str, bool]:
         """What may be given out now, and whether a stop string ended the text."""
+        if not self._stop:
+            return text, False
         self._held += text
         # The first to be complete counts, so that it matters not how the text was cut into tokens.
         spans = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]

@@ -20,7 +20,11 @@ class Tokenizer:
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
-        self._special = frozenset(token for token, each in added.items() if each.special)
+        special = {token for token, each in added.items() if each.special}
+        self._speaks = bytearray(max(vocabulary.values(), default=0) + 1)
+        for token in vocabulary.values():
+            self._speaks[token] = token not in special
+        self._num_characters: dict[int, int] = {}
         self._longest_token_bytes = max((len(token.encode()) for token in vocabulary), default=1)
 
     @classmethod
@@ -47,7 +51,16 @@ class Tokenizer:
 
     def is_silent(self, token: int) -> bool:
         """Whether :meth:`decode` leaves ``token`` out: it is special, or none of the vocabulary."""
-        return token in self._special or self._tokenizer.id_to_token(token) is None
+        return token >= len(self._speaks) or not self._speaks[token]
+
+    def num_characters(self, tokens: list[int]) -> int:
+        """Of the text that they are; known after the first time where it is one token."""
+        if len(tokens) != 1:
+            return len(self.decode(tokens))
+        (token,) = tokens
+        if (known := self._num_characters.get(token)) is None:
+            known = self._num_characters[token] = len(self.decode(tokens))
+        return known
 
     def decode(self, tokens: list[int]) -> str:
         """Without special tokens; bytes that are no characters become U+FFFD."""
@@ -94,5 +107,5 @@ class Detokenizer:
         return text
 
     def _fresh(self) -> str:
-        num_told = len(self._tokenizer.decode(self._context)) - self._num_held
+        num_told = self._tokenizer.num_characters(self._context) - self._num_held
         return self._tokenizer.decode(self._context + self._pending)[num_told:]
