@@ -46,6 +46,11 @@ class Decoder:
         """What each layer wants remembered of a token."""
         return self.config.kv_layout
 
+    def prepare(self, device: torch.device) -> None:
+        """Make all that a captured step has to find made, for every position that is served."""
+        for table in self._tables.values():
+            table.reserve(self.config.context_tokens, device)
+
     @torch.inference_mode()
     def hidden(
         self,

@@ -84,11 +84,22 @@ class RopeTable:
         self._frequencies_P: Tensor | None = None
         self._cos_NR = torch.empty(0, config.dim)
         self._sin_NR = torch.empty(0, config.dim)
+        self._reserved = False
+
+    def reserve(self, num_positions: int, device: torch.device) -> None:
+        """Make room for so many positions; from now on the table stays where it is.
+
+        Positions are not looked at any more, which a device would have to be waited for.
+        """
+        self._grow(num_positions, device)
+        self._reserved = True
 
     def __call__(self, positions_T: Tensor) -> Rotation:
         """For positions from 0 on, int64."""
-        if len(positions_T) and (last := int(positions_T.max())) >= len(self._cos_NR):
-            self._grow(last + 1, positions_T.device)
+        if not self._reserved and len(positions_T):
+            last = int(positions_T.max())
+            if last >= len(self._cos_NR):
+                self._grow(last + 1, positions_T.device)
         return Rotation(self._cos_NR[positions_T], self._sin_NR[positions_T])
 
     def _grow(self, num_positions: int, device: torch.device) -> None:

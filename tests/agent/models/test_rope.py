@@ -164,3 +164,14 @@ def test_what_makes_no_sense_is_named(
     with pytest.raises(error) as refusal:
         ours(rope)
     assert refusal.value.where == named
+
+
+def test_a_reserved_table_gives_the_same_angles_and_stays_where_it_is() -> None:
+    config, positions_T = RopeConfig(dim=16), torch.tensor([0, 5, 1999])
+    table, reserved = RopeTable(config), RopeTable(config)
+    reserved.reserve(2000, torch.device("cpu"))
+    place = reserved._cos_NR.data_ptr()
+    turn, expected = reserved(positions_T), table(positions_T)
+    assert torch.equal(turn.cos_TR, expected.cos_TR)
+    assert torch.equal(turn.sin_TR, expected.sin_TR)
+    assert reserved._cos_NR.data_ptr() == place
