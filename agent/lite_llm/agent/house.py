@@ -57,7 +57,7 @@ async def opened(
                 checkpoints=checkpoints,
                 workers=workers,
                 memory=Memory(
-                    memory - settings.spare_workers * settings.worker_bytes,
+                    memory - settings.prefork * settings.worker_bytes,
                     changes,
                     patience_seconds=settings.patience_seconds,
                 ),

@@ -104,7 +104,6 @@ async def _serve(model: HostedModel, checkpoint: LocalCheckpoint, house: House) 
     try:
         async with house.memory.room(model, cost, model.tell), _worker(model, house) as worker:
             await _load(model, worker, checkpoint, house)
-            house.workers.prepare()
             await _until_unwanted(model, worker)
         if model.state is ModelState.FROZEN:
             model.step(ModelEvent.RELEASED, "asleep on disk")

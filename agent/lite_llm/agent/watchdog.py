@@ -30,8 +30,8 @@ class Pulses:
         """Why it must be ended; empty while all is well."""
         if now - self._answered_at > self._hang_seconds:
             return f"did not answer for {now - self._answered_at:.0f} s"
-        if now - self._moved_at > self._hang_seconds:
-            return f"was in one step for {now - self._moved_at:.0f} s"
+        if self._answered_at - self._moved_at > self._hang_seconds:
+            return f"was in one step for {self._answered_at - self._moved_at:.0f} s"
         return ""
 
 

@@ -14,7 +14,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,6 +27,7 @@ from lite_llm.agent.orphans import PID_SUFFIX, note
 from lite_llm.agent.settings import AgentSettings
 from lite_llm.agent.state_directory import StateDirectory
 from lite_llm.backends import NATIVE, worker_module
+from lite_llm.backends.forked import ForkedProcess, Prefork, prefork
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost, WorkerCrashed
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 SPIN = {"GOMP_SPINCOUNT": "50000"}
 """How often OpenMP's idle threads look for work before they sleep. By default they do for
 milliseconds, which on cores that workers share makes two threads ten times slower than one."""
-SPARE = "spare-"
+WARM_UP = "lite_llm.kernels:warm_up"
+"""Called once in the process that workers are forked from, after the imports."""
 OBITUARY_SECONDS = 5.0  # between a broken connection and the news of its process's end
 LAST_WORDS = 200  # characters of what a worker said at last, in the error about its end
 
@@ -50,7 +52,7 @@ _numbers = count()
 class _Running:
     """A process, and what belongs to it."""
 
-    process: Process
+    process: Process | ForkedProcess
     lifeline: socket.socket
     socket_path: Path
     pid_path: Path
@@ -100,33 +102,22 @@ class Worker:
 
 
 class Workers:
-    """Starts workers, and spare ones ahead of need; use with ``async with``."""
+    """Starts workers; use with ``async with``."""
 
     def __init__(self, directory: StateDirectory, settings: AgentSettings) -> None:
         self._directory = directory
         self._settings = settings
-        self._spares: list[asyncio.Task[_Running]] = []
-        self._closed = False
+        self._closing = AsyncExitStack()
+        self._forks: Prefork | None = None
 
     async def __aenter__(self) -> Self:
-        self.prepare()
+        if self._settings.prefork:
+            made = prefork(worker_module(NATIVE), WARM_UP, environment=SPIN)
+            self._forks = await self._closing.enter_async_context(made)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closed = True
-        spares, self._spares = self._spares, []
-        for spare in spares:
-            spare.cancel()
-        for ended in await asyncio.gather(*spares, return_exceptions=True):
-            if isinstance(ended, _Running):
-                await self._stop(ended)
-
-    def prepare(self) -> None:
-        """Start spares where they are missing. Called when no model waits for the processor."""
-        while len(self._spares) < self._settings.spare_workers and not self._closed:
-            spare = asyncio.create_task(self._start(None), name="spare worker")
-            spare.add_done_callback(self._looked_at)
-            self._spares.append(spare)
+        await self._closing.aclose()
 
     @asynccontextmanager
     async def open(self, model: ModelRef, backend: str = NATIVE) -> AsyncIterator[Worker]:
@@ -135,61 +126,30 @@ class Workers:
         ``backend`` says which engine runs it. :class:`WorkerCrashed` if it ends, or stays silent
         for ``start_seconds``, before it answers.
         """
-        spare = await self._spare(model) if backend in ("", NATIVE) else None
-        running = spare or await self._start(model, backend)
+        running = await self._start(model, backend or NATIVE)
         try:
-            log.info("worker assigned", model=str(model), pid=running.process.pid)
             async with open_channel(f"unix:{running.socket_path}") as channel:
                 yield Worker(model, running, AgentStub(channel))
         finally:
             await self._stop(running)
             log.info("worker ended", model=str(model), exit_status=running.process.returncode)
 
-    async def _spare(self, model: ModelRef) -> _Running | None:
-        """The first that is up, or will be; None if there is none."""
-        while self._spares:
-            spare = min(self._spares, key=lambda task: not task.done())
-            self._spares.remove(spare)
-            try:
-                running = await asyncio.shield(spare)
-            except asyncio.CancelledError:
-                self._spares.append(spare)
-                raise
-            except Exception:  # told when it happened, and the next one may live
-                continue
-            if running.process.returncode is None:
-                running.log_path = running.log_path.replace(self._log_path(model))
-                return running
-            await self._stop(running)
-        return None
-
-    def _looked_at(self, spare: asyncio.Task[_Running]) -> None:
-        if not spare.cancelled() and (error := spare.exception()):
-            log.warning("spare worker failed", error=str(error))
-
-    async def _start(self, model: ModelRef | None, backend: str = NATIVE) -> _Running:
-        """One for ``model``, or a spare one."""
+    async def _start(self, model: ModelRef, backend: str) -> _Running:
         self._directory.make()
-        number = next(_numbers)
-        path = self._directory.sockets / f"{number}.sock"
-        spare_log = self._directory.logs / f"{SPARE}{number}.log"
-        log_path = self._log_path(model) if model else spare_log
+        path = self._directory.sockets / f"{next(_numbers)}.sock"
+        log_path = self._log_path(model)
         ours, theirs = socket.socketpair()
         try:
             with theirs, log_path.open("wb") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P"),  # nothing from the current directory
-                    *("-m", worker_module(backend)),  # a name: this process does without torch
-                    *("--socket", str(path), "--threads", str(self._settings.worker_threads)),
-                    *("--lifeline", str(theirs.fileno())),
-                    *_memory_options(self._settings, backend),
-                    stdin=DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=[theirs.fileno()],
-                    env={**SPIN, **os.environ},
-                    start_new_session=True,  # ^C in a terminal is for us; we stop our workers
-                )
+                arguments = ["--socket", str(path), "--threads", str(self._settings.worker_threads)]
+                if backend == NATIVE and self._settings.kv_bytes is not None:
+                    arguments += ["--kv-bytes", str(self._settings.kv_bytes)]
+                lifeline = theirs.fileno()
+                process = (
+                    await self._forked(arguments, lifeline, output.fileno())
+                    if backend == NATIVE
+                    else None
+                ) or await _spawned(worker_module(backend), arguments, lifeline, output.fileno())
         except BaseException:
             ours.close()
             raise
@@ -197,12 +157,32 @@ class Workers:
         try:
             with contextlib.suppress(FileNotFoundError):  # it is gone already, as will be told
                 note(running.pid_path, process.pid)
-            log.info("worker started", pid=process.pid, path=str(log_path))
-            await self._wait_up(running, f"the worker of {model}" if model else "a spare worker")
+            log.info("worker started", model=str(model), pid=process.pid, path=str(log_path))
+            await self._wait_up(running, f"the worker of {model}")
         except BaseException:
             await self._stop(running)
             raise
         return running
+
+    async def _forked(
+        self, arguments: list[str], lifeline: int, output: int
+    ) -> ForkedProcess | None:
+        """From the process that has imported everything; None where there is none."""
+        # It began before us: waiting for it is never slower than another start.
+        if self._forks is None or not await self._forks.wait_ready():
+            return None
+        forks = self._forks
+        forking = asyncio.ensure_future(forks.start(arguments, lifeline=lifeline, output=output))
+        try:
+            return await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            process = await forking  # a matter of milliseconds
+            process.kill()
+            await process.wait()
+            raise
+        except WorkerCrashed as error:
+            log.warning("workers can't be forked any more", error=str(error))
+            return None
 
     async def _wait_up(self, running: _Running, who: str) -> None:
         seconds = self._settings.start_seconds
@@ -235,15 +215,20 @@ class Workers:
             running.lifeline.close()
             running.socket_path.unlink(missing_ok=True)
             running.pid_path.unlink(missing_ok=True)
-            if running.log_path.name.startswith(SPARE):
-                running.log_path.unlink(missing_ok=True)  # it never held a model
 
 
-def _memory_options(settings: AgentSettings, backend: str) -> list[str]:
-    """Only our own engine takes them."""
-    if settings.kv_bytes is None or backend not in ("", NATIVE):
-        return []
-    return ["--kv-bytes", str(settings.kv_bytes)]
+async def _spawned(module: str, arguments: list[str], lifeline: int, output: int) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P"),  # nothing from the current directory
+        *("-m", module),  # a name, not an import: this process does without torch
+        *(*arguments, "--lifeline", str(lifeline)),
+        stdin=DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=[lifeline],
+        env={**SPIN, **os.environ},
+        start_new_session=True,  # ^C in a terminal is for us; we stop our workers
+    )
 
 
 def _last_words(path: Path) -> str:

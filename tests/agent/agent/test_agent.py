@@ -57,7 +57,7 @@ async def agent_in(state: Path, store: Store) -> AsyncIterator[grpc.aio.Channel]
         state_directory=state,
         node=NODE,
         worker_threads=1,
-        spare_workers=0,
+        prefork=True,
         heartbeat_seconds=0.5,
         hang_seconds=10.0,
     )
@@ -92,10 +92,12 @@ async def a_load_tells_its_progress_and_a_repeated_one_joins(
 
 
 def children() -> list[psutil.Process]:
+    """Workers, which are forked from a process that is none."""
     return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "lite_llm.engine.worker" in child.cmdline()
+        worker
+        for child in psutil.Process().children()
+        if "lite_llm.backends.prefork" in child.cmdline()
+        for worker in child.children()
     ]
 
 

@@ -38,7 +38,7 @@ from lite_llm.cli.lifetime import run
 from lite_llm.cli.programs import serve
 from lite_llm.metastore import StoreSettings
 settings = AgentSettings(
-    state_directory=Path(sys.argv[1]), node="node-1", worker_threads=1, spare_workers=1,
+    state_directory=Path(sys.argv[1]), node="node-1", worker_threads=1, prefork=True,
     heartbeat_seconds=0.3, lease_seconds=1.0, kv_bytes=1 << 20,
 )
 run(serve(running, settings, StoreSettings(endpoints=(sys.argv[2],))))

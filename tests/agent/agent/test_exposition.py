@@ -66,7 +66,7 @@ async def test_the_http_port(tmp_path: Path) -> None:
         state_directory=tmp_path / "state",
         node="node-1",
         worker_threads=1,
-        spare_workers=0,
+        prefork=False,
         kv_bytes=1 << 20,
     )
     async with (

@@ -46,7 +46,7 @@ async def test_models_take_turns(checkpoint: Path, tmp_path: Path) -> None:
         worker_bytes=COST,
         kv_bytes=1 << 20,
         memory_bytes=FIT * (COST + (3 << 20)) + COST,
-        spare_workers=1,
+        prefork=True,
         heartbeat_seconds=0.3,
         patience_seconds=3.0,
     )
@@ -111,7 +111,7 @@ async def test_a_deleted_state_directory_is_made_again(checkpoint: Path, tmp_pat
         cache_directory=tmp_path / "cache",
         node="node-1",
         worker_threads=1,
-        spare_workers=0,
+        prefork=False,
         kv_bytes=1 << 20,
     )
     async with (

@@ -66,7 +66,7 @@ async def origin(tmp_path: Path) -> AsyncIterator[Origin]:
 @asynccontextmanager
 async def agent_in(state: Path, store: Store) -> AsyncIterator[AgentAsyncStub]:
     settings = AgentSettings(
-        state_directory=state, node=state.name, spare_workers=0, heartbeat_seconds=0.3
+        state_directory=state, node=state.name, prefork=False, heartbeat_seconds=0.3
     )
     async with running(settings, store) as agent, open_channel(agent.grpc_address) as channel:
         yield AgentStub(channel)

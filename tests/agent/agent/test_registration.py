@@ -57,7 +57,7 @@ class Node:
             lease_seconds=1.0,
             zone="z",
             memory_bytes=0,
-            spare_workers=0,
+            prefork=False,
             cache_bytes=1 << 20,
         )
         self.changes = Changes()
