@@ -34,6 +34,7 @@ SHORT_ROW = 4096
 PIECE_WORDS = 8
 """Of a piece, rows that meet one weight: the weight, its stride, its bias, the first row, how many,
 outputs, where the first row's outputs go, and their stride."""
+CACHED_OUTPUTS = 16
 CACHED_ROWS = 9
 """Rows of x that stay in the first-level cache while the outputs of a panel pass."""
 
@@ -128,26 +129,29 @@ def _multiply(arguments: int, worker: int, task: int) -> None:
             widen(row, row_kind, inputs, packed)
     clear(sums, rows * PANEL_OUTPUTS)
     if rows <= DIRECT_ROWS:
-        step, ahead = 2, 2 * w_stride
+        # Rows of x are taken so many at a time as stay in the first-level cache, and outputs
+        # so many as then stay in the second.
+        step, ahead = (2 if rows <= CACHED_ROWS else CACHED_OUTPUTS), 2 * w_stride
         if rows == 1 and w_stride <= SHORT_ROW:
             step, ahead = 1, 2048  # one stream: several short ones would each begin too often
         elif rows == 1:
             step, ahead = 4, 0  # streams long enough for the processor to fetch ahead itself
         for n in range(0, columns, step):
             for k in range(0, inputs, BLOCK):
-                dots(
-                    packed + 4 * (k * all_rows + first * BLOCK),
-                    4 * BLOCK,
-                    rows,
-                    weight + n * w_stride + k * size_of(kind),
-                    w_stride,
-                    kind,
-                    min(step, columns - n),
-                    min(BLOCK, inputs - k),
-                    sums + 4 * n,
-                    4 * PANEL_OUTPUTS,
-                    ahead,
-                )
+                for r in range(0, rows, CACHED_ROWS):
+                    dots(
+                        packed + 4 * (k * all_rows + (first + r) * BLOCK),
+                        4 * BLOCK,
+                        min(CACHED_ROWS, rows - r),
+                        weight + n * w_stride + k * size_of(kind),
+                        w_stride,
+                        kind,
+                        min(step, columns - n),
+                        min(BLOCK, inputs - k),
+                        sums + 4 * (r * PANEL_OUTPUTS + n),
+                        4 * PANEL_OUTPUTS,
+                        ahead,
+                    )
     else:
         for k in range(0, inputs, BLOCK):
             count = min(BLOCK, inputs - k)
