@@ -17,11 +17,12 @@ from lite_llm.telemetry import Metrics
 from lite_llm.telemetry import vllm_names as names
 
 ENGINE: Final = "0"  # which of a server's engines; a worker is one
+_ENDS: Final = names.REQUEST_SUCCESS
 _SEEN: Final = (
+    _ENDS,
     names.NUM_REQUESTS_RUNNING,
     names.PROMPT_TOKENS,
     names.GENERATION_TOKENS,
-    names.REQUEST_SUCCESS,
     names.TIME_TO_FIRST_TOKEN,
     names.INTER_TOKEN_LATENCY,
     names.E2E_REQUEST_LATENCY,
@@ -37,9 +38,14 @@ class Measures:
     def __init__(self, model: str) -> None:
         self.running = 0
         """Requests that are being answered, or wait in the server."""
-        self._model = model
         self._metrics = Metrics(_SEEN)
         self._labels = {"model_name": model, "engine": ENGINE}
+        # Made now: a counter that appears with its first event hides that event from rate().
+        self._series = {metric: self._made(metric) for metric in _SEEN if metric != _ENDS}
+        self._ends = {
+            reason: self._made(_ENDS, finished_reason=reason)
+            for reason in ("stop", "length", "abort", "error")
+        }
 
     def began(self) -> None:
         """A request went to the server."""
@@ -47,19 +53,19 @@ class Measures:
 
     def token_after(self, seconds: float) -> None:
         """A piece of a sequence came so long after the one before."""
-        self._series(names.INTER_TOKEN_LATENCY).observe(seconds)
+        self._series[names.INTER_TOKEN_LATENCY].observe(seconds)
 
     def ended(self, reason: str, usage: Usage, timings: Timings) -> None:
         """A request is over: ``stop``, ``length``, ``abort`` or ``error``."""
         self._run(-1)
-        self._series(names.REQUEST_SUCCESS, finished_reason=reason).inc()
-        self._series(names.PROMPT_TOKENS).inc(usage.prompt_tokens)
-        self._series(names.GENERATION_TOKENS).inc(usage.completion_tokens)
-        self._series(names.REQUEST_PROMPT_TOKENS).observe(usage.prompt_tokens)
-        self._series(names.REQUEST_GENERATION_TOKENS).observe(usage.completion_tokens)
-        self._series(names.E2E_REQUEST_LATENCY).observe(timings.total_seconds)
+        self._ends[reason].inc()
+        self._series[names.PROMPT_TOKENS].inc(usage.prompt_tokens)
+        self._series[names.GENERATION_TOKENS].inc(usage.completion_tokens)
+        self._series[names.REQUEST_PROMPT_TOKENS].observe(usage.prompt_tokens)
+        self._series[names.REQUEST_GENERATION_TOKENS].observe(usage.completion_tokens)
+        self._series[names.E2E_REQUEST_LATENCY].observe(timings.total_seconds)
         if timings.first_token_seconds:
-            self._series(names.TIME_TO_FIRST_TOKEN).observe(timings.first_token_seconds)
+            self._series[names.TIME_TO_FIRST_TOKEN].observe(timings.first_token_seconds)
 
     def text(self, told: str, known: Mapping[str, str]) -> str:
         """Prometheus' text: what was seen, and what the server ``told`` under ``known`` names.
@@ -72,9 +78,9 @@ class Measures:
 
     def _run(self, change: int) -> None:
         self.running += change
-        self._series(names.NUM_REQUESTS_RUNNING).set(self.running)
+        self._series[names.NUM_REQUESTS_RUNNING].set(self.running)
 
-    def _series(self, metric: Any, **more: str) -> Any:
+    def _made(self, metric: Any, **more: str) -> Any:
         return self._metrics[metric].labels(**self._labels, **more)
 
     def _own(self) -> Iterator[Metric]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_ODD = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: neighbours land far apart
+from hashlib import blake2b
 
 
 def seed_for(seed: int, index: int, bits: int) -> int:
@@ -10,5 +10,8 @@ def seed_for(seed: int, index: int, bits: int) -> int:
 
     The first sequence's seed is the request's own where it fits.
     """
-    wide = (seed + index * _ODD) % (1 << 64)
-    return (wide ^ (wide >> bits) if wide >> bits else wide) % ((1 << bits) - 1)
+    limit = (1 << bits) - 1
+    if index == 0 and seed < limit:
+        return seed
+    words = seed.to_bytes(8, "little") + index.to_bytes(8, "little")
+    return int.from_bytes(blake2b(words, digest_size=16).digest(), "little") % limit
