@@ -35,7 +35,7 @@ from lite_llm.wire.values import state_to_proto
 WEIGHTS, ROOM = 100, 2  # bytes of a model, and how many fit
 NAMES = [f"m{number}" for number in range(5)]
 QUICK = RestartPolicy(first_seconds=0.001, longest_seconds=0.002, open_seconds=0.01)
-WAIT = 30.0
+WAIT = 20.0
 
 
 class Process:
@@ -97,7 +97,7 @@ class Processes:
         self.running: dict[ModelRef, Process] = {}
 
     @asynccontextmanager
-    async def open(self, model: ModelRef) -> AsyncIterator[Process]:
+    async def open(self, model: ModelRef, backend: str) -> AsyncIterator[Process]:
         assert model not in self.running, "two workers of one model"
         process = self.running[model] = Process(model)
         assert len(self.running) <= ROOM, "more models than there is memory for"
