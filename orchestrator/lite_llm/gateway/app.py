@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import Dispatcher
+from lite_llm.gateway.authentication import authenticating
 from lite_llm.gateway.embeddings import Embeddings
 from lite_llm.gateway.failures import in_openai_shape
 from lite_llm.gateway.generations import MODEL, Generations
@@ -20,20 +21,24 @@ from lite_llm.gateway.openapi import OpenApi
 from lite_llm.gateway.operations import Operations
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.telemetry import Metrics, names
+from lite_llm.tenants import Admission, Keys
 
 
 def make_app(
     dispatcher: Dispatcher,
     views: Observed[ClusterView],
     metrics: Metrics,
+    keys: Keys,
+    admission: Admission,
     *,
     max_body_bytes: int,
 ) -> web.Application:
     """Everything that answers over HTTP. Bodies beyond ``max_body_bytes`` are refused with 413."""
     app = web.Application(
-        client_max_size=max_body_bytes, middlewares=[_measuring(metrics), in_openai_shape]
+        client_max_size=max_body_bytes,
+        middlewares=[_measuring(metrics), in_openai_shape, authenticating(keys)],
     )
-    generations = Generations(dispatcher, metrics)
+    generations = Generations(dispatcher, metrics, admission)
     models = Models(views)
     embeddings = Embeddings(models)
     operations = Operations(views, metrics)

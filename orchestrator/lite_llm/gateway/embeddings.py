@@ -7,6 +7,7 @@ from typing import NoReturn
 from aiohttp import web
 
 from lite_llm.contracts.errors import Unsupported
+from lite_llm.gateway.authentication import tenant_of
 from lite_llm.gateway.bodies import read_body
 from lite_llm.gateway.model_list import Models
 from lite_llm.gateway.schema import EmbeddingRequest
@@ -21,7 +22,7 @@ class Embeddings:
     async def create(self, request: web.Request) -> NoReturn:
         """``POST /v1/embeddings``."""
         wanted = await read_body(request, EmbeddingRequest)
-        model = self._models.find(wanted.model)
+        model = self._models.find(wanted.model, tenant_of(request))
         raise Unsupported(
             f"{model} generates text and makes no embeddings",
             where="model",

@@ -12,30 +12,31 @@ from aiohttp import web
 from lite_llm.contracts import ModelRef
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.answers import Answer
+from lite_llm.gateway.authentication import tenant_of
 from lite_llm.gateway.bodies import read_body
 from lite_llm.gateway.chat import ChatForm
 from lite_llm.gateway.completions import CompletionForm
 from lite_llm.gateway.measures import measured
 from lite_llm.gateway.merging import merged
-from lite_llm.gateway.model_list import model_named
+from lite_llm.gateway.model_list import model_named, not_found
 from lite_llm.gateway.responses import streamed, whole
 from lite_llm.gateway.schema import ChatRequest, CompletionRequest, SampledRequest
 from lite_llm.gateway.schema.completions import Prompt
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, TokenIds
 from lite_llm.telemetry import Metrics
+from lite_llm.tenants import Admission
 from lite_llm.wire import ref_to_proto
 
 MODEL = web.RequestKey("model", str)
 """Which model a request turned out to be for; set by handlers, read by the measuring middleware."""
 
-TENANT = ""  # everybody is one tenant; whoever asks, a body never says who pays
-
 
 class Generations:
     """The handlers. A client that goes away takes its request along."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, admission: Admission) -> None:
         self._dispatcher = dispatcher
+        self._admission = admission
         self._metrics = metrics
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -74,12 +75,18 @@ class Generations:
         answer: Answer,
         request_id: str,
     ) -> web.StreamResponse:
-        request[MODEL] = str(model_named(wanted.model))
+        model, tenant = model_named(wanted.model), tenant_of(request)
+        if not tenant.sees(model):
+            raise not_found(wanted.model)
+        request[MODEL] = str(model)
+        for start in starts:
+            tenant.stamp(start)
         explains = wanted.explains
         streams = [
             measured(self._dispatcher, start, self._metrics, explains=explains) for start in starts
         ]
-        async with merged(streams) as events:
+        cost = len(starts) * wanted.choices
+        async with self._admission.admitted(tenant, cost), merged(streams) as events:
             if not wanted.stream:
                 return await whole(events, answer, request_id=request_id, explains=explains)
             return await streamed(
@@ -111,7 +118,6 @@ def chat_starts(
         chat=wanted.to_chat(),
         created_at=created,
         sampling=wanted.to_sampling(),
-        tenant=TENANT,
     )
     return _extended(wanted, start)
 
@@ -127,7 +133,6 @@ def completion_starts(
             request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
             model=ref_to_proto(model),
             sampling=wanted.to_sampling(),
-            tenant=TENANT,
             **_given(prompt),
         )
         for number, prompt in enumerate(prompts)

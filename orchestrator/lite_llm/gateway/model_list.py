@@ -7,8 +7,10 @@ from aiohttp import web
 
 from lite_llm.contracts import DEFAULT_NAMESPACE, ModelRef
 from lite_llm.contracts.errors import InvalidName, ModelNotFound
+from lite_llm.gateway.authentication import tenant_of
 from lite_llm.gateway.schema import Model, ModelList
 from lite_llm.placement import ClusterView, Observed
+from lite_llm.tenants import Tenant
 
 
 def model_named(name: str) -> ModelRef:
@@ -16,7 +18,7 @@ def model_named(name: str) -> ModelRef:
     try:
         return ModelRef.parse(name)
     except InvalidName as error:
-        raise _not_found(name) from error
+        raise not_found(name) from error
 
 
 def name_of(model: ModelRef) -> str:
@@ -32,18 +34,20 @@ class Models:
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/models``."""
-        models = tuple(Model(id=name_of(model)) for model in sorted(self._views.value.models))
+        tenant = tenant_of(request)
+        seen = filter(tenant.sees, sorted(self._views.value.models))
+        models = tuple(Model(id=name_of(model)) for model in seen)
         return _json(ModelList(data=models))
 
     async def get(self, request: web.Request) -> web.Response:
         """``GET /v1/models/{name}``."""
-        return _json(Model(id=name_of(self.find(request.match_info["name"]))))
+        return _json(Model(id=name_of(self.find(request.match_info["name"], tenant_of(request)))))
 
-    def find(self, name: str) -> ModelRef:
-        """The declared model of this name; :class:`ModelNotFound` if there is none."""
+    def find(self, name: str, tenant: Tenant) -> ModelRef:
+        """The declared model of this name; :class:`ModelNotFound` if ``tenant`` sees none."""
         model = model_named(name)
-        if model not in self._views.value.models:
-            raise _not_found(name)
+        if model not in self._views.value.models or not tenant.sees(model):
+            raise not_found(name)
         return model
 
 
@@ -51,7 +55,8 @@ def _json(value: msgspec.Struct) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
-def _not_found(name: str) -> ModelNotFound:
+def not_found(name: str) -> ModelNotFound:
+    """What is said of a model that does not exist, and of one that the tenant must not see."""
     return ModelNotFound(
         f"the model {name[:200]!r} does not exist", where="model", remedy="GET /v1/models lists all"
     )

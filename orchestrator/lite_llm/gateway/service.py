@@ -11,9 +11,12 @@ import grpc.aio
 
 from lite_llm.contracts.errors import Cancelled, InvalidRequest
 from lite_llm.dispatch import Dispatcher, Loads, Orders
+from lite_llm.gateway.authentication import caller
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
+from lite_llm.gateway.model_list import not_found
 from lite_llm.placement import ClusterView, Observed
+from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import DrainResponse
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_CANCELLED,
@@ -43,6 +46,7 @@ from lite_llm.proto.v1.orchestrator_pb2 import (
 )
 from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorServicer
 from lite_llm.telemetry import Metrics
+from lite_llm.tenants import Admission, Keys, Tenant
 from lite_llm.wire import ref_from_proto
 
 SERVICE = DESCRIPTOR.services_by_name["Orchestrator"].full_name
@@ -60,21 +64,29 @@ class OrchestratorService(OrchestratorServicer):
         orders: Orders,
         views: Observed[ClusterView],
         metrics: Metrics,
+        keys: Keys,
+        admission: Admission,
     ) -> None:
         self._dispatcher = dispatcher
         self._loads = loads
         self._orders = orders
         self._views = views
         self._metrics = metrics
+        self._keys = keys
+        self._admission = admission
 
     async def Generate(
         self, request_iterator: AsyncIterator[GenerateRequest], context: Context
     ) -> AsyncIterator[GenerateEvent]:
         """One generation; a cancel ends it as finished, ending the call just ends it."""
+        tenant = caller(context, self._keys)
         start = await _start_of(request_iterator)
+        _check_sees(tenant, start.model)
+        tenant.stamp(start)
         sequence, usage = start.resume.next_sequence, Usage()
         try:
             async with (
+                self._admission.admitted(tenant, start.sampling.n or 1),
                 aclosing(measured(self._dispatcher, start, self._metrics)) as events,
                 _until_cancelled(request_iterator),
             ):
@@ -92,6 +104,7 @@ class OrchestratorService(OrchestratorServicer):
     ) -> AsyncIterator[LoadProgress]:
         """Ends when an agent serves the model, or the node that is named; joins a load that is
         under way."""
+        caller(context, self._keys).check_admin()
         model = ref_from_proto(request.model)
         steps = (
             self._orders.load(model, request.node, reason="asked for")
@@ -104,17 +117,20 @@ class OrchestratorService(OrchestratorServicer):
 
     async def Unload(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
         """From one node, or from all; returns when it is gone."""
+        caller(context, self._keys).check_admin()
         await self._orders.unload(ref_from_proto(request.model), request.node)
         return UnloadModelResponse()
 
     async def Pin(self, request: PinRequest, context: Context) -> PinResponse:
         """What is pinned is not put to rest when the model has fewer requests."""
+        caller(context, self._keys).check_admin()
         model = ref_from_proto(request.model)
         await self._orders.pin(model, request.node, pinned=request.pinned)
         return PinResponse()
 
     async def Drain(self, request: DrainAgentRequest, context: Context) -> DrainResponse:
         """Streams that are not over within the grace go on at other agents."""
+        caller(context, self._keys).check_admin()
         handed_over = await self._orders.drain(request.node, request.grace_seconds)
         return DrainResponse(handed_over=handed_over)
 
@@ -122,24 +138,28 @@ class OrchestratorService(OrchestratorServicer):
         self, request: ScoreAgentsRequest, context: Context
     ) -> RoutingExplanation:
         """Every agent, the best first; with a prompt, as for a request with that prompt."""
-        return self._dispatcher.explain(
-            GenerateStart(model=request.model, token_ids=request.prompt)
-        )
+        tenant = caller(context, self._keys)
+        _check_sees(tenant, request.model)
+        start = GenerateStart(model=request.model, token_ids=request.prompt, tenant=tenant.name)
+        return self._dispatcher.explain(start)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """Declared models with what agents hold of them."""
-        view = self._views.value
-        models = [model for model in view.models if request.namespace in ("", model.namespace)]
+        tenant, view = caller(context, self._keys), self._views.value
+        seen = filter(tenant.sees, view.models)
+        models = [model for model in seen if request.namespace in ("", model.namespace)]
         return ListModelsResponse(models=model_views(view, models), view_revision=view.revision)
 
     async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
         """Every agent's last status."""
+        caller(context, self._keys)
         view = self._views.value
         agents = [agent for _, agent in sorted(view.agents.items())]
         return ListAgentsResponse(agents=agents, view_revision=view.revision)
 
     async def Watch(self, request: WatchRequest, context: Context) -> AsyncIterator[ViewEvent]:
         """The whole view, then what changes; a slow client gets several changes in one event."""
+        caller(context, self._keys).check_admin()
         known = ClusterView()
         async with aclosing(self._views.changes()) as changes:
             async for view in changes:
@@ -147,6 +167,11 @@ class OrchestratorService(OrchestratorServicer):
                 if view.is_synced and not (known.is_synced and is_empty(event)):
                     yield event
                 known = view
+
+
+def _check_sees(tenant: Tenant, model: model_pb2.ModelRef) -> None:
+    if not tenant.sees(ref_from_proto(model)):
+        raise not_found(f"{model.namespace}/{model.name}")
 
 
 async def _start_of(requests: AsyncIterator[GenerateRequest]) -> GenerateStart:

@@ -25,6 +25,7 @@ from lite_llm.placement import Binder, watching
 from lite_llm.proto.v1.orchestrator_pb2_grpc import add_OrchestratorServicer_to_server
 from lite_llm.registry import ingesting
 from lite_llm.telemetry import Metrics, Program, names
+from lite_llm.tenants import Admission, open_keys
 from lite_llm.wire import serving
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class Orchestrator:
 async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator[Orchestrator]:
     """An orchestrator while the block runs. It keeps nothing: all it knows is in ``store``."""
     async with AsyncExitStack() as house:
+        keys = open_keys(settings.keys)
         metrics = Metrics(names.exported_by(Program.ORCHESTRATOR))
         views = await house.enter_async_context(watching(store))
         agents = await house.enter_async_context(connecting(views, tls=settings.agent_tls))
@@ -88,7 +90,10 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
             hold=settings.hold,
             weights=settings.weights,
         )
-        service = OrchestratorService(dispatcher, loads, orders, views, metrics)
+        admission = Admission(
+            metrics, capacity=settings.max_running, max_waiting=settings.max_waiting
+        )
+        service = OrchestratorService(dispatcher, loads, orders, views, metrics, keys, admission)
         endpoint = await house.enter_async_context(
             serving(
                 settings.listen_grpc,
@@ -97,7 +102,9 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
                 grace=settings.grace_seconds,
             )
         )
-        app = make_app(dispatcher, views, metrics, max_body_bytes=settings.max_body_bytes)
+        app = make_app(
+            dispatcher, views, metrics, keys, admission, max_body_bytes=settings.max_body_bytes
+        )
         http_address = await house.enter_async_context(
             serving_http(app, settings.listen_http, grace_seconds=settings.grace_seconds)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import HoldLimits
@@ -26,6 +27,13 @@ class OrchestratorSettings:
     """Mutual TLS towards agents; None is plain text."""
     max_body_bytes: int = 16 << 20
     """Of one HTTP request. A million tokens of context, as ids in JSON, are 8 MB."""
+    keys: Path | None = None
+    """File of tenants and the hashes of their API keys; None: anybody may ask for anything."""
+    max_running: int = 8192
+    """Requests at a time, those that wait for a model included; more wait for their turn, which
+    goes round among tenants by their weights."""
+    max_waiting: int = 8192
+    """For their turn; more are refused."""
     hold: HoldLimits = field(default_factory=HoldLimits)
     """Of requests that wait for their model to load."""
     no_agent_seconds: float = 10.0
@@ -50,6 +58,8 @@ class OrchestratorSettings:
                 raise self._wrong(name, "write host:port")
         for name in (
             "max_body_bytes",
+            "max_running",
+            "max_waiting",
             "no_agent_seconds",
             "stall_seconds",
             "claim_seconds",
