@@ -17,11 +17,12 @@ from torch import Tensor
 
 from lite_llm.contracts.errors import Internal, LiteLLMError, OutOfMemory
 from lite_llm.engine.batching import Part, halves
+from lite_llm.engine.graphs import decode_graphs
 from lite_llm.engine.lineup import Lineup
 from lite_llm.engine.logprobs import logprobs_of
 from lite_llm.engine.selection import likeliest
 from lite_llm.engine.sequence import Sequence
-from lite_llm.experts import ScoresNotFinite, TierMasks, TooFewExperts
+from lite_llm.experts import OfRows, TierMasks
 from lite_llm.kvcache import KvCache
 from lite_llm.models import Decoder
 
@@ -55,6 +56,7 @@ class Runner:
         self._kv = kv
         self._lineup = lineup
         self._masks = masks
+        self._graphs = decode_graphs(decoder, kv.device)
 
     def run(self, parts: Many[Part[Sequence]]) -> list[Ready | Unable]:
         """Compute and commit ``parts``; what is said of those that have something to say."""
@@ -66,7 +68,7 @@ class Runner:
             ready = self._forward(parts)
             self._pace(_total(parts), time.perf_counter() - began)
             return [*ready]
-        except (ScoresNotFinite, TooFewExperts) as error:
+        except OfRows as error:
             wrong = [part for part, rows in _with_rows(parts) if not rows.isdisjoint(error.rows)]
             if not wrong:
                 return _unable(parts, error)
@@ -89,19 +91,26 @@ class Runner:
         begins = [(each.num_computed, n) for each, n in parts]
         tokens = [token for each, n in parts for token in each.next_tokens(n)]
         positions = [at for begin, n in begins for at in range(begin, begin + n)]
-        tokens_T, positions_T = torch.tensor([tokens, positions], device=self._kv.device)
+        inputs_2T = torch.tensor([tokens, positions], device=self._kv.device)
         pages = self._kv.batch([(each.kv, n) for each, n in parts if each.kv is not None])
         masks = self._masks.of(
             [each.group.request.tiers.ids for each, n in parts for _ in range(n)]
         )
-        hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages, expert_masks=masks)
-        ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)
         whole = [place for place, (each, n) in enumerate(parts) if each.pending == n]
-        logits_RV = self._decoder.logits(hidden_TD[ends[whole] - 1]) if whole else torch.empty(0, 1)
+        ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)
+        logits_RV = None
+        if self._graphs is not None and masks is None and _is_decoding(parts):
+            logits_RV = self._graphs.logits(inputs_2T, pages)
+        if logits_RV is None:
+            tokens_T, positions_T = inputs_2T
+            hidden_TD = self._decoder.hidden(tokens_T, positions_T, pages, expert_masks=masks)
+            logits_RV = torch.empty(0, 1)
+            if whole:
+                logits_RV = self._decoder.logits(hidden_TD[ends[whole] - 1])
+            for (each, n), end in zip(parts, ends.tolist(), strict=True):
+                if each.group.wants_prompt_logprobs:
+                    self._rate_prompt(each, hidden_TD[end - n : end])
         best = likeliest(logits_RV)
-        for (each, n), end in zip(parts, ends.tolist(), strict=True):
-            if each.group.wants_prompt_logprobs:
-                self._rate_prompt(each, hidden_TD[end - n : end])
         for each, n in parts:
             self._lineup.commit(each, n)
         return [
@@ -127,6 +136,11 @@ class Runner:
                 logprobs_of(logits_V, token, group.request.prompt_logprobs or 0)
                 for token, logits_V in zip(tokens, logits_RV.cpu().numpy(), strict=True)
             ]
+
+
+def _is_decoding(parts: Many[Part[Sequence]]) -> bool:
+    """Whether each sequence computes one token, and tells nothing but what comes after it."""
+    return all(n == each.pending == 1 and not each.group.wants_prompt_logprobs for each, n in parts)
 
 
 def _with_rows(parts: Many[Part[Sequence]]) -> Iterator[tuple[Part[Sequence], set[int]]]:

@@ -54,6 +54,14 @@ def mend_interpreter() -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    call = interpreter.InterpretedFunction.__call__
+
+    def called(self: Any, *arguments: Any, **named: Any) -> Any:
+        if self.fn.__module__.startswith("lite_llm"):  # whose caller has made the language ready
+            return self.rewrite()(*arguments, **named)
+        return call(self, *arguments, **named)
+
+    interpreter.InterpretedFunction.__call__ = called
     interpreter._patch_lang_tensor = patched
     interpreter._convert_float = converted
     interpreter.InterpreterBuilder.create_dot = dot

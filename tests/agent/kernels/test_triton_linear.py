@@ -103,7 +103,7 @@ def test_heads_of_one_tensor_need_no_table(device: str, monkeypatch: pytest.Monk
     heads = normal(5, 2 * 13, 36, device=device)[:, :13].unbind()
     x = normal(15, 36, device=device)
     together = grouped_linear(x, heads, [3] * 5, None)
-    apart = [linear(part, (w, None)) for part, w in zip(x.split(3), heads, strict=True)]
+    apart = [linear(part, (w, None)) for part, w in zip(torch.split(x, 3), heads, strict=True)]
     assert torch.equal(together, torch.cat(apart))
 
 
