@@ -5,6 +5,7 @@ The environment is read here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from lite_llm.contracts.errors import InvalidSettings
+from lite_llm.contracts.resources import parse_size
 
 if TYPE_CHECKING:
     from lite_llm.metastore import StoreSettings
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from lite_llm.wire import TlsFiles
 
 _ETCD, _TLS, _LOGS = "etcd", "Mutual TLS between programs", "Logs"
+_NODE, _BUDGETS = "What is told of the node", "Budgets"
 _REGISTRY = "Bringing models in"
 
 Etcd = Annotated[
@@ -115,6 +118,77 @@ TlsKey = Annotated[
         rich_help_panel=_TLS,
     ),
 ]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        envvar="LITE_LLM_CACHE_DIR",
+        help="Checkpoints from stores. Left out: below --state-dir.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+CacheSize = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        metavar="SIZE",
+        envvar="LITE_LLM_CACHE",
+        help="Of --cache-dir: 500GiB. Left out: nine tenths of what is free.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+MemorySize = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        envvar="LITE_LLM_MEMORY",
+        help="For all models that run. Left out: seven tenths of the machine's.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+WarmSize = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-memory",
+        metavar="SIZE",
+        envvar="LITE_LLM_WARM_MEMORY",
+        help="For models that sleep. Left out: a tenth of the machine's.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+KvSize = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-memory",
+        metavar="SIZE",
+        envvar="LITE_LLM_KV_MEMORY",
+        help="Key-value cache of each model. Left out: as much as it can use, an eighth of the"
+        " machine's at most.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+Prefork = Annotated[
+    bool,
+    typer.Option(
+        envvar="LITE_LLM_PREFORK",
+        help="Keep a process ready that workers are forked from.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+Zone = Annotated[str, typer.Option(envvar="LITE_LLM_ZONE", rich_help_panel=_NODE)]
+PriceClass = Annotated[
+    str,
+    typer.Option(
+        envvar="LITE_LLM_PRICE_CLASS",
+        help="spot, on-demand, reserved or a word of your own.",
+        rich_help_panel=_NODE,
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.", rich_help_panel=_NODE),
+]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     typer.Option(
@@ -156,6 +230,22 @@ def store_settings(
         user=name,
         password=password,
     )
+
+
+def size(text: str | None) -> int | None:
+    """Bytes; None for what was left out."""
+    return None if text is None else parse_size(text)
+
+
+def labels(words: Sequence[str]) -> dict[str, str]:
+    """From ``KEY=VALUE``."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise _wrong("--label", f"{word!r} is not KEY=VALUE", "write zone=a")
+        found[key] = value
+    return found
 
 
 def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
