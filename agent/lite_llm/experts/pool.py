@@ -103,21 +103,24 @@ class Pool:
         """See :meth:`SlotTable.want`; each once, all with the same probability."""
         self.history.expected_N[experts] = probability
         absent = self._worthiest_first(experts[self.slot_N[experts] < 0])
-        victims = self.victims(absent, prefill, is_selective=not prefill)
+        victims = self.victims(absent, prefill=prefill, is_selective=not prefill)
         entry = self.put(absent[: len(self.free) + len(victims)], victims, prefill)
         self._is_unused_N[entry.experts_M] = True
         self.counts.prefetches += len(entry.experts_M)
         return entry
 
-    def victims(self, newcomers: Ints, prefill: bool, is_selective: bool) -> Ints:
+    def victims(
+        self, newcomers: Ints, *, prefill: bool, is_selective: bool, is_forced: bool = False
+    ) -> Ints:
         """Who makes room for those newcomers that no free slot is left for, least worth first.
 
-        ``newcomers`` descend in worth if the choice is selective.
+        ``newcomers`` descend in worth if the choice is selective; ``is_forced``: whatever is not
+        pinned may leave.
         """
         number = len(newcomers) - len(self.free)
         if number <= 0:
             return _NONE
-        candidates = self._candidates(prefill)
+        candidates = self._unpinned() if is_forced else self._candidates(prefill)
         if not len(candidates):
             return _NONE
         worth = self.policy.worth(self.history, np.concatenate((candidates, newcomers)))
@@ -162,7 +165,7 @@ class Pool:
         is_selective = self.policy.is_selective
         if is_selective:
             missing_M = self._worthiest_first(missing_M)
-        victims = self.victims(missing_M, prefill, is_selective)
+        victims = self.victims(missing_M, prefill=prefill, is_selective=is_selective)
         granted = min(len(missing_M), len(self.free) + len(victims))
         entry = self.put(missing_M[:granted], victims, prefill)
         return entry, np.sort(missing_M[granted:])
@@ -174,10 +177,14 @@ class Pool:
         ordered: Ints = experts[np.lexsort((self._rank_N[experts], -worth))]
         return ordered
 
+    def _unpinned(self) -> Ints:
+        inside: Ints = self.expert_S[(self.pins_S == 0) & (self.expert_S >= 0)]
+        return inside
+
     def _candidates(self, prefill: bool) -> Ints:
         """Whoever may leave for a prompt, or for decoding."""
         history = self.history
-        inside: Ints = self.expert_S[(self.pins_S == 0) & (self.expert_S >= 0)]
+        inside = self._unpinned()
         last_use = history.last_use_N[inside]
         may_leave = last_use < history.tick  # what this demand itself uses stays
         num_layers = len(self._demand_L)

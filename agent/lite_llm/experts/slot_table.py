@@ -151,7 +151,7 @@ class SlotTable(Generic[K]):
         slots = pool.slot_N[wanted]
         fresh = wanted[slots < 0]
         pool.pins_S[slots[slots >= 0]] += 1
-        victims = pool.victims(fresh, prefill=False, is_selective=False)
+        victims = pool.victims(fresh, prefill=False, is_selective=False, is_forced=True)
         if len(pool.free) + len(victims) < len(fresh):
             pool.pins_S[slots[slots >= 0]] -= 1
             raise OverBudget(
