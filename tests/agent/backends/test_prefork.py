@@ -14,9 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.agent.backends.conftest import MODEL, Worker
+from tests.agent.engine.conftest import Driver
 
 from lite_llm.backends.forked import UNKNOWN, ForkedProcess, Prefork, prefork
 from lite_llm.contracts.errors import WorkerCrashed
+from lite_llm.engine import Limits, Model, Request, Sampling, load_model
+from lite_llm.proto.v1 import generate_pb2 as wire
+from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
+from lite_llm.testing.checkpoints import tiny_llama
+from lite_llm.wire import open_channel
 
 WAIT = 60.0  # seconds; for the machine's worst day
 TOY = """
@@ -52,7 +59,7 @@ sys.modules["torch"] = types.SimpleNamespace(
 
 
 @dataclass
-class Worker:
+class Toy:
     process: ForkedProcess
     lifeline: socket.socket
     log: Path
@@ -63,7 +70,7 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def started(forks: Prefork, directory: Path, name: str) -> AsyncIterator[Worker]:
+async def started(forks: Prefork, directory: Path, name: str) -> AsyncIterator[Toy]:
     """A worker that is up."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -73,7 +80,7 @@ async def started(forks: Prefork, directory: Path, name: str) -> AsyncIterator[W
             process = await forks.start([name], lifeline=theirs.fileno(), output=output.fileno())
         async with asyncio.timeout(WAIT):
             assert await asyncio.get_running_loop().sock_recv(ours, 1) == b"!"
-        yield Worker(process, ours, log)
+        yield Toy(process, ours, log)
 
 
 @pytest.fixture
@@ -150,3 +157,37 @@ async def test_it_ends_with_its_starter(toy: dict[str, str]) -> None:
         assert await forks.wait_ready()
         before = psutil.Process(os.getpid()).children()
     assert psutil.wait_procs(before, timeout=WAIT)[1] == []
+
+
+async def test_a_forked_worker_gives_the_bytes_of_a_started_one(tmp_path: Path) -> None:
+    checkpoint = tiny_llama(tmp_path / "model", seed=5)
+    *_, model = load_model(checkpoint)
+    assert isinstance(model, Model)
+    driver = Driver(model)
+    prompt = model.tokenizer.encode("the same")
+    limits = Limits(max_tokens=12)
+    (reader,) = driver.run(Request(prompt=prompt, sampling=Sampling(seed=3), limits=limits))
+    driver.close()
+    async with prefork("lite_llm.engine.worker", "lite_llm.kernels:warm_up") as forks:
+        assert await forks.wait_ready()
+        answers = [answer_of(forks, tmp_path / f"{name}.sock", checkpoint) for name in "ab"]
+        assert await asyncio.gather(*answers) == [reader.ids(), reader.ids()]
+
+
+async def answer_of(forks: Prefork, path: Path, checkpoint: Path) -> list[int]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours:
+        with theirs, path.with_suffix(".log").open("wb") as output:
+            arguments = ["--socket", str(path), "--threads", "2"]
+            process = await forks.start(arguments, lifeline=theirs.fileno(), output=output.fileno())
+        assert await asyncio.get_running_loop().sock_recv(ours, 1) == b"!"
+        async with open_channel(f"unix:{path}") as channel:
+            worker = Worker(AgentStub(channel), path)
+            await worker.load("", checkpoint, profile="")
+            sampling = wire.SamplingParameters(max_tokens=12, seed=3, ignore_eos=True)
+            start = wire.GenerateStart(model=MODEL, text="the same", sampling=sampling)
+            events = await worker.events(start)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), WAIT) == 0
+    return [token for event in events for token in event.tokens.token_ids]
