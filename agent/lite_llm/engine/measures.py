@@ -7,6 +7,7 @@ from typing import Any
 
 from lite_llm.engine.batching import Part
 from lite_llm.engine.sequence import Group, Sequence
+from lite_llm.experts import ExpertMeasures
 from lite_llm.kvcache import KvCache
 from lite_llm.proto.v1.generate_pb2 import Timings, Usage
 from lite_llm.telemetry import Metrics
@@ -19,10 +20,13 @@ _FADING = 0.98  # of what counts into the hit rate, a request: fifty requests ar
 class Measures:
     """Of one model. Any thread may call it; each number has one thread that changes it."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, experts: ExpertMeasures | None = None) -> None:
+        """``experts`` tell of their own after each step."""
+
         def series(metric: Any, **more: str) -> Any:
             return metrics[metric].labels(model_name=model, engine=ENGINE, **more)
 
+        self._experts = experts
         self._asked = self._found = 0.0
         self._queries = series(names.PREFIX_CACHE_QUERIES)
         self._hits = series(names.PREFIX_CACHE_HITS)
@@ -74,6 +78,8 @@ class Measures:
             self._iteration.observe(num_tokens)
         free = kv.num_free_pages + kv.num_evictable_pages
         self._usage.set(1 - free / kv.num_pages)
+        if self._experts is not None:
+            self._experts.stepped()
 
     def token_after(self, seconds: float) -> None:
         """A sequence's token came so long after the one before."""

@@ -17,7 +17,9 @@ from lite_llm.contracts.errors import Internal
 from lite_llm.engine.logprobs import Logprobs, rated
 from lite_llm.engine.sampling import adjusted
 from lite_llm.engine.sequence import Sequence
-from lite_llm.kernels.vocabulary import draw
+from lite_llm.kernels.vocabulary import draw, likeliest
+
+__all__ = ["Choice", "Row", "likeliest", "select"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,6 @@ class Choice:
 
     token: int
     logprobs: Logprobs | None = None
-
-
-def likeliest(logits_RV: Tensor) -> list[int | None]:
-    """The likeliest token of each row, the smallest of equals; None for a row of no use."""
-    # Largest values are exact, and NaN wins: one look finds all that is wrong with a row.
-    usable = torch.isfinite(logits_RV.amax(dim=-1)).tolist()
-    tokens = logits_RV.argmax(dim=-1).tolist()
-    return [token if good else None for token, good in zip(tokens, usable, strict=True)]
 
 
 Row = tuple[Sequence, Tensor, int | None]

@@ -26,7 +26,7 @@ from lite_llm.engine.sampling import Sampling
 from lite_llm.engine.step_loop import StepLoop
 from lite_llm.engine.stopping import Limits
 from lite_llm.engine.tier_grants import TierGrants
-from lite_llm.experts import ExpertSettings
+from lite_llm.experts import ExpertMeasures, ExpertSettings
 from lite_llm.kvcache import DiskPages, KvCache
 from lite_llm.kvcache.groups import group_layers
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, TierSelection
@@ -76,7 +76,10 @@ class Served:
         """
         self._tiers = TierGrants(model, tier_set)
         self.metrics = Metrics(names.exported_by(Program.AGENT))
-        self.measures = Measures(self.metrics, name)
+        experts = None
+        if model.experts is not None:
+            experts = ExpertMeasures(model.experts, self.metrics, name)
+        self.measures = Measures(self.metrics, name, experts)
         self._model = model
         self._compute = compute
         self._closing = AsyncExitStack()

@@ -1,6 +1,6 @@
 """Choosing tokens by their logits, and telling how likely they were; many rows in one call.
 
-Each row is looked at by itself. Legend: V vocabulary.
+Each row is looked at by itself. Legend: R rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DRAW = np.dtype(
 )  # fmt: skip
 RATE = np.dtype([("row", "i8"), ("token", "i8"), ("count", "i8"), ("top", "i8"), ("logprob", "f8")])
 TOP = np.dtype([("token", "i8"), ("logprob", "f8")])
-_DRAW_WORK, _RATE_WORK = 32, 16  # multiplications that an entry takes, about
+_DRAW_WORK, _RATE_WORK, _TOP_WORK = 32, 16, 1  # multiplications that an entry takes, about
 
 
 class Chance(NamedTuple):
@@ -50,6 +50,23 @@ class Rating(NamedTuple):
     logprob: float
     top: tuple[tuple[int, float], ...]
     """The likeliest tokens, likeliest first, equal ones by id."""
+
+
+def likeliest(logits_RV: Tensor) -> list[int | None]:
+    """The token of each row's largest logit, the smallest of equals.
+
+    None for a row that holds NaN or +inf, or nothing but -inf.
+    """
+    if not logits_RV.is_cpu or logits_RV.dtype != torch.float32 or logits_RV.stride(1) != 1:
+        # Largest values are exact, and NaN wins: one look finds all that is wrong with a row.
+        usable = torch.isfinite(logits_RV.amax(dim=-1)).tolist()
+        tokens = logits_RV.argmax(dim=-1).tolist()
+        return [token if good else None for token, good in zip(tokens, usable, strict=True)]
+    rows, size = logits_RV.shape
+    best = np.empty(rows, np.int64)
+    address, stride = logits_RV.data_ptr(), 4 * logits_RV.stride(0)
+    vocabulary_loops.top.run(rows, _TOP_WORK * rows * size, address, stride, size, best.ctypes.data)
+    return [token if token >= 0 else None for token in best.tolist()]
 
 
 def draw(rows: Sequence[Tensor], chances: Sequence[Chance]) -> list[int]:

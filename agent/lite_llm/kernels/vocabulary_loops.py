@@ -323,4 +323,24 @@ def _rate(arguments: int, worker: int, task: int) -> None:
         store_float64(likely, tops + 16 * j + 8)
 
 
-draw, rate = Kernel(_draw), Kernel(_rate)
+def _top(arguments: int, worker: int, task: int) -> None:
+    rows, stride, size, tokens = unpack_4(arguments)
+    values = rows + stride * task
+    infinite, good, bad = spread(np.inf), spread(0.0), spread(1.0)
+    best, worst = spread(-np.inf), good
+    for i in range(0, size, LANES):
+        lanes = take(values + 4 * i, FLOAT32, size - i)
+        worst = greater(worst, where_less(lanes, infinite, good, bad))
+        best = greater(best, within(lanes, 0, size - i, -np.inf))
+    top, token = largest(best), -1
+    if largest(worst) == 0.0 and top > -np.inf:
+        begin = 0
+        while _is_below(values, size, begin, top):
+            begin += LANES
+        token = begin
+        while load_float32(values + 4 * token) < top:
+            token += 1
+    store_word(token, tokens + 8 * task)
+
+
+draw, rate, top = Kernel(_draw), Kernel(_rate), Kernel(_top)

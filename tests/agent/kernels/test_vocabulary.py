@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lite_llm.engine.philox import uniform
 from lite_llm.kernels import set_threads
-from lite_llm.kernels.vocabulary import Chance, draw, rate
+from lite_llm.kernels.vocabulary import Chance, draw, likeliest, rate
 
 Doubles = NDArray[np.float64]
 
@@ -117,6 +117,24 @@ def test_a_token_that_is_almost_certain_is_rated_precisely() -> None:
     row_V[7] = 5.0
     (rating,) = rate([row_V], [7], [0])
     assert rating.logprob == pytest.approx(-np.log1p(49_999 * np.exp(-25.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_likeliest_is_the_first_of_equals_in_a_row_of_use(size: int) -> None:
+    random = np.random.default_rng(size)
+    rows = random.integers(-9, 4, (7, size)).astype(np.float32)
+    rows[1] = -np.inf
+    rows[2] = -3.5
+    rows[3, size // 2] = np.nan
+    rows[4, size - 1] = np.inf
+    rows[5, : size - 1] = -np.inf
+    rows[6] *= -0.0
+    expected = [int(row.argmax()) for row in rows]
+    wanted = [None if place in (1, 3, 4) else token for place, token in enumerate(expected)]
+    rows_RV = torch.from_numpy(rows)
+    assert likeliest(rows_RV) == wanted
+    assert likeliest(rows_RV.repeat_interleave(2, dim=1)[:, ::2]) == wanted  # not side by side
+    assert likeliest(rows_RV[:0]) == []
 
 
 def test_rows_and_threads_do_not_matter() -> None:
