@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -17,13 +18,14 @@ Events = AsyncIterator[tuple[int, GenerateEvent]]
 """Each with the number of its prompt."""
 
 HEARTBEAT_SECONDS = 10.0
-"""Until a held request's client hears a first comment, and between comments.
+"""Until a client that waits hears a first comment, and between comments.
 
 Proxies cut lines that are silent for 30 or 60 s. But with the first comment the status is 200, and
 clients retry by status: so what fails fast (no such model, no agent, a bad request) must come
 before it.
 """
 _HEARTBEAT = b": waiting for the model\n\n"
+_PAUSE = b": waiting for the next token\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -62,18 +64,22 @@ async def streamed(
         }
     )
 
+    heart = _Heart(response)
+
     async def send(prompt: int, event: GenerateEvent) -> None:
         for piece in answer.pieces(prompt, event):
             await response.write(_sse(answer.form.chunk(piece)))
+            heart.wrote()
 
     try:
         first = await _first(request, response, events)
         if not response.prepared and first[1].HasField("started"):
             response.headers.update(Explanation.of(first[1].started).headers())
         await response.prepare(request)  # what fails before this has a status of its own
-        await send(*first)
-        async for prompt, event in events:
-            await send(prompt, event)
+        with heart:
+            await send(*first)
+            async for prompt, event in events:
+                await send(prompt, event)
         if explains and answer.told:
             await response.write(_sse(answer.form.told_chunk(answer.told)))
         if with_usage:
@@ -86,6 +92,42 @@ async def streamed(
             raise
         await response.write(_sse(error_body(told(error))))
     return response
+
+
+class _Heart:
+    """Keeps the line open while an answer pauses, as when it moves to another agent."""
+
+    def __init__(self, response: web.StreamResponse) -> None:
+        self._response = response
+        self._loop = asyncio.get_running_loop()
+        self._wrote_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def wrote(self) -> None:
+        """The client heard something."""
+        self._wrote_at = self._loop.time()
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._beat)
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _beat(self) -> None:
+        quiet = self._loop.time() - self._wrote_at
+        if quiet >= HEARTBEAT_SECONDS and (self._writing is None or self._writing.done()):
+            self._writing = self._loop.create_task(self._comment())
+            quiet = 0.0
+        self._timer = self._loop.call_later(HEARTBEAT_SECONDS - quiet, self._beat)
+
+    async def _comment(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the handler hears of it, too
+            await self._response.write(_PAUSE)
+            self.wrote()
 
 
 async def _first(

@@ -45,6 +45,30 @@ async def test_a_held_stream_is_kept_open_with_comments(
     assert await asking == "one two three", "the client takes no notice of comments"
 
 
+async def test_a_stream_that_pauses_is_kept_open_with_comments(
+    http: aiohttp.ClientSession, agent: StubAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "HEARTBEAT_SECONDS", 0.05)
+    goes_on = asyncio.Event()
+
+    async def pausing(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        async for event in saying(start):
+            if event.tokens.text == " two":
+                await goes_on.wait()
+            yield event
+
+    agent.script = pausing
+    body = {"model": "tiny", "prompt": "x", "stream": True}
+    async with http.post("/v1/completions", json=body) as response:
+        comments = 0
+        async for line in response.content:
+            comments += line == b": waiting for the next token\n"
+            if comments == 3:
+                goes_on.set()
+    assert comments >= 3
+    assert line == b"\n"
+
+
 async def test_a_load_that_fails_after_a_comment_is_told_in_the_stream(
     client: openai.AsyncOpenAI, agent: StubAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
