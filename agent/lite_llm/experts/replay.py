@@ -129,7 +129,8 @@ def _all_resident(workload: Workload, num_slots: int, seed: int) -> Tally:
 
 
 def _whole_layers(workload: Workload, num_slots: int, seed: int) -> Tally:
-    """B1: the first layers stay as long as they fit whole; others are copied whole, each time."""
+    """B1: the first layers are there from the start, as many as fit; others are copied whole, each
+    time."""
     demands = workload.demands
     sizes_L: Ints = np.array(workload.experts_of_layer_L, np.int64)
     is_resident_L = np.cumsum(sizes_L) <= num_slots
@@ -156,7 +157,8 @@ def _lfu(workload: Workload, num_slots: int, seed: int) -> Tally:
 
 
 def _static(workload: Workload, num_slots: int, seed: int) -> Tally:
-    """B4: what this very trace uses most is pinned; all else runs elsewhere, and moves nothing."""
+    """B4: what this very trace uses most is there from the start; all else is computed where it
+    lies, and moves nothing."""
     counts_N = np.bincount(workload.demands.expert_A, minlength=workload.num_experts)
     hits = int(np.sort(counts_N)[workload.num_experts - num_slots :].sum())
     return _plain(hits, workload.demands.num_accesses - hits, fetched=num_slots)
