@@ -89,11 +89,16 @@ class Checkpoints:
 
     @asynccontextmanager
     async def held(
-        self, source: ModelSource, tell: Callable[[LoadProgress, str], None]
+        self,
+        source: ModelSource,
+        tell: Callable[[LoadProgress, str], None],
+        *,
+        distrusted: bool = False,
     ) -> AsyncIterator[LocalCheckpoint]:
         """The checkpoint at ``source`` on this machine's disk, for as long as the block runs.
 
-        ``tell`` gets progress and the checkpoint's digest. Raises what says why it can't be had:
+        ``tell`` gets progress and the checkpoint's digest. ``distrusted`` checks what the cache has
+        of it, and brings the rest anew. Raises what says why it can't be had:
         :class:`ModelNotFound`, :class:`StoreUnavailable`, :class:`OutOfMemory` and their like.
         """
         if not is_distant(source):
@@ -111,7 +116,9 @@ class Checkpoints:
                 download = await held.enter_async_context(place)
                 self._downloads[listing.digest] = download
                 held.callback(self._forget, download)
-                if not download.is_complete:
+                if distrusted and origin is not None:
+                    await _followed(download, [origin], tell, distrusted=True)
+                elif not download.is_complete:
                     async with self._sharing(listing.digest) as peers:
                         await _followed(download, [*peers, *([origin] if origin else [])], tell)
             view = await asyncio.to_thread(self._linked, download)
@@ -164,7 +171,11 @@ class Checkpoints:
 
 
 async def _followed(
-    download: Download, sources: Sequence[Source], tell: Callable[[LoadProgress, str], None]
+    download: Download,
+    sources: Sequence[Source],
+    tell: Callable[[LoadProgress, str], None],
+    *,
+    distrusted: bool = False,
 ) -> None:
     began = time.monotonic()
 
@@ -186,7 +197,7 @@ async def _followed(
 
     following = asyncio.create_task(follow())
     try:
-        await download.run(sources)
+        await download.run(sources, distrusted=distrusted)
     finally:
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):

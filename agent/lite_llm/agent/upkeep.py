@@ -21,11 +21,12 @@ from lite_llm.agent.memories import Memories
 from lite_llm.agent.memory import Memory
 from lite_llm.agent.residency import words_for
 from lite_llm.agent.settings import AgentSettings
+from lite_llm.agent.sources import is_distant
 from lite_llm.agent.warmth import Warmth
 from lite_llm.agent.watchdog import watch
 from lite_llm.agent.workers import Worker, Workers
 from lite_llm.contracts import LiteLLMError, Medium, ModelEvent, ModelRef, ModelState
-from lite_llm.contracts.errors import Internal, WorkerCrashed
+from lite_llm.contracts.errors import Corrupt, Internal, WorkerCrashed
 from lite_llm.proto.v1 import agent_pb2, model_pb2
 from lite_llm.wire.values import state_from_proto
 
@@ -58,19 +59,19 @@ async def keep(model: HostedModel, house: House) -> None:
     Raises nothing of ours: what goes wrong is told in the state, its reason, and to those who
     follow.
     """
+    distrusted = False
     try:
         while model.goal is not Goal.NOWHERE:
-            async with house.checkpoints.held(model.spec.source, model.fetching) as checkpoint:
-                model.found(checkpoint)
-                while model.goal > Goal.DISK:
-                    if model.goal is Goal.DEVICE:
-                        await _serve(model, checkpoint, house)
-                    else:
-                        await _sleep(model, checkpoint, house)
-            model.found(None)
-            if model.goal is Goal.DISK:
-                model.tell("cold: on disk")
-                await model.wait_until(lambda: model.goal is not Goal.DISK)
+            try:
+                await _hold(model, house, distrusted=distrusted)
+                distrusted = False
+            except Corrupt as error:
+                # A copy of ours went bad; the source still has the truth. Tried once.
+                if distrusted or not is_distant(model.spec.source):
+                    raise
+                distrusted = True
+                log.warning("cached checkpoint is checked", model=str(model.ref), error=str(error))
+                model.step(ModelEvent.FAILED, f"{error.message}; checking what the cache has")
     except LiteLLMError as error:
         model.failed(error)
     except Exception as error:  # of any kind: one model must not take the daemon along
@@ -78,6 +79,22 @@ async def keep(model: HostedModel, house: House) -> None:
         model.failed(Internal(f"{type(error).__name__} while holding {model.ref}"))
     finally:
         model.found(None)
+
+
+async def _hold(model: HostedModel, house: House, *, distrusted: bool) -> None:
+    """On this machine's disk or nearer, until it is wanted nowhere or needs another look there."""
+    source = model.spec.source
+    async with house.checkpoints.held(source, model.fetching, distrusted=distrusted) as checkpoint:
+        model.found(checkpoint)
+        while model.goal > Goal.DISK:
+            if model.goal is Goal.DEVICE:
+                await _serve(model, checkpoint, house)
+            else:
+                await _sleep(model, checkpoint, house)
+    model.found(None)
+    if model.goal is Goal.DISK:
+        model.tell("cold: on disk")
+        await model.wait_until(lambda: model.goal is not Goal.DISK)
 
 
 async def _sleep(model: HostedModel, checkpoint: LocalCheckpoint, house: House) -> None:

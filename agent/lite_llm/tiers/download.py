@@ -62,17 +62,19 @@ class Download:
         """The state now and after changes, until the download ends."""
         return self._meter.watch()
 
-    async def run(self, sources: Sequence[Source]) -> None:
+    async def run(self, sources: Sequence[Source], *, distrusted: bool = False) -> None:
         """Bring what is missing: each piece from the first of ``sources`` that can give it.
 
-        Raises what the last of them fails with, and :class:`StorageFailed` for a full disk.
+        ``distrusted`` checks what is here already, and brings anew what differs from its checksum
+        or has none. Raises what the last of them fails with, and :class:`StorageFailed` for a full
+        disk.
         """
         turns = asyncio.Semaphore(PIECES)
         for file in self._files.values():
             file.sources = sources
         try:
             async with asyncio.TaskGroup() as group:
-                for piece in self._missing():
+                for piece in self._pieces(distrusted=distrusted):
                     await turns.acquire()
                     task = group.create_task(self._bring(piece))
                     task.add_done_callback(lambda _: turns.release())
@@ -96,10 +98,12 @@ class Download:
             raise StorageFailed(f"{name} did not come", where=name, remedy="ask another")
         return await asyncio.to_thread(_read, file.path, offset, end - offset)
 
-    def _missing(self) -> Iterator[_Piece]:
+    def _pieces(self, *, distrusted: bool) -> Iterator[_Piece]:
         for name, file in self._files.items():
             grid = Chunks(file.record)
-            if _cached(file).is_complete:
+            if distrusted and not grid.is_checked:
+                _cached(file).forget(range(grid.count))
+            if _cached(file).is_complete and not distrusted:
                 self._meter.arrived(file.record.num_bytes)
                 continue
             # What a crash left in a partial file is read back: its checksum has the last word.

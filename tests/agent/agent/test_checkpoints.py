@@ -117,23 +117,39 @@ async def cache_in(root: Path, num_bytes: int = 1 << 30) -> AsyncIterator[Checkp
 
 @asynccontextmanager
 async def held(
-    checkpoints: Checkpoints, uri: str, told: list[LoadProgress] | None = None
+    checkpoints: Checkpoints,
+    uri: str,
+    told: list[LoadProgress] | None = None,
+    *,
+    distrusted: bool = False,
 ) -> AsyncIterator[LocalCheckpoint]:
     def tell(progress: LoadProgress, digest: str) -> None:
         if told is not None:
             told.append(progress)
 
-    async with checkpoints.held(ModelSource(uri=uri), tell) as checkpoint:
+    source = ModelSource(uri=uri)
+    async with checkpoints.held(source, tell, distrusted=distrusted) as checkpoint:
         yield checkpoint
+
+
+def rot(directory: Path) -> None:
+    """Change a byte in the middle of the largest file, as a failing disk does."""
+    path = max((each for each in directory.rglob("*") if each.is_file()), key=os.path.getsize)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
 
 
 def bytes_in(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def written_in(directory: Path) -> bool:
-    """Partial files have their full length from the start, and holes."""
-    return any(path.stat().st_blocks for path in directory.glob("*"))
+def written_in(root: Path) -> int:
+    """Bytes: partial files have their full length from the start, and holes."""
+    files = [*root.glob("objects/*/*"), *root.glob("partial/*")]
+    return sum(512 * path.stat().st_blocks for path in files)
 
 
 def assert_same(checkpoint: LocalCheckpoint, original: Path) -> None:
@@ -212,6 +228,22 @@ async def test_wrong_bytes_are_found(origin: Origin, tmp_path: Path) -> None:
         with pytest.raises(Corrupt, match="differs from its checksum"):
             async with held(checkpoints, f"{origin.url}/ours"):
                 pass
+
+
+@pytest.mark.parametrize("name", ["other", "ours"])
+async def test_a_copy_that_went_bad_is_mended(
+    name: str, origin: Origin, models: Path, tmp_path: Path
+) -> None:
+    uri = f"{origin.url}/{name}"
+    async with cache_in(tmp_path) as checkpoints:
+        async with held(checkpoints, uri):
+            pass
+        rot(tmp_path / "objects")
+        before = origin.sent
+        async with held(checkpoints, uri, distrusted=True) as checkpoint:
+            for path in checkpoint.directory.iterdir():
+                assert path.read_bytes() == (models / name / path.name).read_bytes()
+        assert origin.sent > before
 
 
 async def test_a_full_disk_is_told(
@@ -302,7 +334,7 @@ async def test_kill_9_in_the_middle_loses_nothing_that_came(
         argv = [sys.executable, "-c", FETCH, str(tmp_path), f"{origin.url}/ours"]
         fetching = guard.spawn(argv, log="fetch.log")
         deadline = time.monotonic() + WAIT
-        while not written_in(tmp_path / "partial"):
+        while written_in(tmp_path) < 1 << 20:
             assert time.monotonic() < deadline, guard.log_tail("fetch.log")
             await asyncio.sleep(0.02)
         os.kill(fetching.pid, signal.SIGKILL)

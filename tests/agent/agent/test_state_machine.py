@@ -114,7 +114,9 @@ class Disk:
         self.root = root
 
     @asynccontextmanager
-    async def held(self, source: object, tell: object) -> AsyncIterator[LocalCheckpoint]:
+    async def held(
+        self, source: object, tell: object, *, distrusted: bool = False
+    ) -> AsyncIterator[LocalCheckpoint]:
         await asyncio.sleep(0)
         yield LocalCheckpoint(self.root, WEIGHTS)
 
