@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lite_llm.backends.checkpoints import weight_bytes
-from lite_llm.backends.generation import Generation
+from lite_llm.backends.generation import Generation, understanding
 from lite_llm.backends.interface import Backend, Launch
 from lite_llm.backends.measures import Measures
 from lite_llm.backends.profiles import profile_for
@@ -82,7 +82,8 @@ class ForeignModel:
                 yield elapsed
         finally:
             ended.cancel()
-        self.context_tokens = await self._backend.context_tokens(self._upstream, self._launch)
+        with understanding(self._backend):
+            self.context_tokens = await self._backend.context_tokens(self._upstream, self._launch)
 
     async def watch(self) -> WorkerCrashed:
         """Keep asking how it is; return when it has ended, with how."""
@@ -99,10 +100,11 @@ class ForeignModel:
         if n > MAX_SEQUENCES:
             raise InvalidRequest(f"n is {n}", where="n", remedy=f"at most {MAX_SEQUENCES}")
         refuse_guarantees(self._backend.name, start)
-        calls = [
-            await self._backend.call(start, index, self._upstream, self._launch)
-            for index in range(n)
-        ]
+        with understanding(self._backend):
+            calls = [
+                await self._backend.call(start, index, self._upstream, self._launch)
+                for index in range(n)
+            ]
         return Generation(self._backend, self._upstream, calls)
 
     async def metrics(self) -> str:

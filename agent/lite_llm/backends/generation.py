@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, Final
 
 from lite_llm.backends.interface import Backend, Call, Piece
 from lite_llm.backends.upstream import Upstream
 from lite_llm.contracts.errors import BackendFailed
 
 AHEAD: Final = 16  # pieces that wait for a slow client before the server has to
+
+
+@contextmanager
+def understanding(backend: Backend) -> Iterator[None]:
+    """What ``backend`` makes of its server's words is wrong only if they are: ``BackendFailed``."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BackendFailed(f"a message is not as {backend.name} sends them: {error!r}") from error
 
 
 class Generation:
@@ -70,13 +79,10 @@ class Generation:
         except Exception as error:
             self._tell(index, error)
 
-    def _understood(self, message: object) -> list[Piece]:
-        try:
-            return list(self._backend.pieces(message))  # type: ignore[arg-type]  # its to check
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise BackendFailed(
-                f"a message is not as {self._backend.name} sends them: {error!r}"
-            ) from error
+    def _understood(self, message: Mapping[str, Any]) -> list[Piece]:
+        with understanding(self._backend):
+            return list(self._backend.pieces(message))
+        raise AssertionError  # misunderstandings never pass
 
     def _tell(self, index: int, found: Piece | Exception | None) -> None:
         self._found.append((index, found))

@@ -82,7 +82,11 @@ class Server(Protocol):
 
 
 class Backend(Protocol):
-    """One kind of foreign server."""
+    """One kind of foreign server.
+
+    What makes something of the server's words raises ``LookupError``, ``TypeError`` or
+    ``ValueError`` where they do not look like that server's.
+    """
 
     @property
     def name(self) -> str:
@@ -121,6 +125,5 @@ class Backend(Protocol):
         ...
 
     def pieces(self, message: Mapping[str, Any]) -> Iterable[Piece]:
-        """What a message says. Raises ``LookupError``, ``TypeError`` or ``ValueError`` for one
-        that does not look like the server's."""
+        """What a message says."""
         ...

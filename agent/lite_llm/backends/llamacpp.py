@@ -56,7 +56,7 @@ class LlamaCpp:
                 *("--model", str(gguf_of(launch.source))),
                 *("--alias", launch.model),
                 *("--host", str(launch.socket)),
-                *("--parallel", str(profile.sequences)),
+                *("--parallel", str(profile.slots)),
                 *("--ctx-size", str(profile.cache_tokens)),
                 *("--threads", str(launch.threads)),
                 "--metrics",

@@ -17,6 +17,8 @@ class Profile:
     name: str
     sequences: int
     """That it works on at a time; more wait."""
+    slots: int
+    """As ``sequences``, for servers that reserve the whole context of each one."""
     context_tokens: int
     """Of one sequence at most, prompt and answer together; a model that has less has its own."""
     device_share: float
@@ -24,17 +26,17 @@ class Profile:
 
     @property
     def cache_tokens(self) -> int:
-        """Room for every sequence at its longest."""
-        return self.sequences * self.context_tokens
+        """Room for every slot at its longest."""
+        return self.slots * self.context_tokens
 
 
 PROFILES: Final = {
     profile.name: profile
     for profile in (
         # Half and a third of a device, so that two or three models share one.
-        Profile(name="small", sequences=4, context_tokens=4096, device_share=0.3),
-        Profile(name="medium", sequences=16, context_tokens=8192, device_share=0.45),
-        Profile(name="large", sequences=64, context_tokens=32_768, device_share=0.9),
+        Profile(name="small", sequences=4, slots=4, context_tokens=4096, device_share=0.3),
+        Profile(name="medium", sequences=16, slots=8, context_tokens=8192, device_share=0.45),
+        Profile(name="large", sequences=64, slots=8, context_tokens=32_768, device_share=0.9),
     )
 }
 _UP_TO: Final = ((8 * _GIB, "small"), (40 * _GIB, "medium"))

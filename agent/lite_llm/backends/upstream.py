@@ -68,7 +68,12 @@ class Upstream:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that answers ``body``."""
-        return await self._posted(path, body, _within(CALL_SECONDS))
+        with self._failures():
+            async with self._session.post(
+                path, json=dict(body), timeout=_within(CALL_SECONDS)
+            ) as response:
+                return _json(await self._whole(response))
+        raise AssertionError  # the failures never pass
 
     async def stream(self, call: Call) -> AsyncGenerator[Mapping[str, Any]]:
         """The messages of an answer. Leaving it early closes the connection, which ends the work.
@@ -87,14 +92,6 @@ class Upstream:
                         if data == DONE:
                             return
                         yield self._checked(_message(data))
-
-    async def _posted(
-        self, path: str, body: Mapping[str, Any], timeout: aiohttp.ClientTimeout
-    ) -> Any:
-        with self._failures():
-            async with self._session.post(path, json=dict(body), timeout=timeout) as response:
-                return _json(await self._whole(response))
-        raise AssertionError  # the failures never pass
 
     async def _whole(self, response: aiohttp.ClientResponse) -> str:
         data = bytearray()

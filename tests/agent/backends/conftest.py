@@ -29,6 +29,17 @@ MODEL = ref_to_proto(ModelRef("default", "tiny"))
 STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
+def load_request(backend: str, source: Path, profile: str = "small") -> agent_pb2.LoadRequest:
+    """For the one model."""
+    spec = model_pb2.ModelSpec(
+        ref=MODEL,
+        source=model_pb2.ModelSource(uri=str(source)),
+        backend=backend,
+        profile=profile,
+    )
+    return agent_pb2.LoadRequest(spec=spec)
+
+
 class Worker:
     """A worker's service as a client sees it, with what tests ask again and again."""
 
@@ -54,13 +65,7 @@ class Worker:
         self, backend: str, source: Path, *, profile: str = "small"
     ) -> list[generate_pb2.LoadProgress]:
         """All progress of a load."""
-        spec = model_pb2.ModelSpec(
-            ref=MODEL,
-            source=model_pb2.ModelSource(uri=str(source)),
-            backend=backend,
-            profile=profile,
-        )
-        request = agent_pb2.LoadRequest(spec=spec)
+        request = load_request(backend, source, profile)
         try:
             return [progress async for progress in self.stub.Load(request)]
         except grpc.aio.AioRpcError as error:
@@ -96,6 +101,7 @@ def open_worker(tmp_path_factory: pytest.TempPathFactory) -> OpenWorker:
     @asynccontextmanager
     async def opened(**settings: Any) -> AsyncIterator[Worker]:
         path = tmp_path_factory.mktemp("w") / "w.sock"
+        settings = {"stop_seconds": 1.0, **settings}
         service = ForeignService(ServerSettings(socket=path, threads=1, **settings))  # type: ignore[abstract]  # as in the worker
         services = {SERVICE: lambda server: add_AgentServicer_to_server(service, server)}
         async with (

@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 import grpc.aio
+import psutil
 import pytest
 import pytest_asyncio
-from tests.agent.backends.conftest import MODEL, OpenWorker, Worker
+from tests.agent.backends.conftest import MODEL, OpenWorker, Worker, load_request
 
 from lite_llm.contracts.errors import (
     AgentLost,
@@ -190,6 +191,27 @@ async def test_a_start_that_never_ends_is_given_up(
     async with open_worker(start_seconds=0.2) as worker:
         with pytest.raises(DeadlineExceeded, match="not ready after"):
             await worker.load("vllm", checkpoint)
+
+
+async def test_a_load_that_is_given_up_leaves_no_server(
+    open_worker: OpenWorker, stand_ins: None, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "never")
+    before = set(psutil.Process().children(recursive=True))
+
+    def started() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True)) - before
+
+    async with open_worker() as worker:
+        call = worker.stub.Load(load_request("vllm", checkpoint))
+        while not started():
+            await asyncio.wait_for(call.read(), WAIT)
+        call.cancel()
+
+        async def is_alone() -> bool:
+            return not started()
+
+        await until(is_alone)
 
 
 async def test_a_start_that_fails_can_be_tried_again(
