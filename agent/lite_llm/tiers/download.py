@@ -83,6 +83,9 @@ class Download:
         finally:
             self._meter.close()
         for name, file in self._files.items():
+            if file.disks is not None and not _cached(file).is_complete:
+                # Killed between its last byte and its name: all of it was just seen to be right.
+                await file.disks.write(_cached(file), range(0), memoryview(b""))
             if not _cached(file).is_complete:
                 raise _unwritten(name, file)
 
