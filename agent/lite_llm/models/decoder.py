@@ -46,6 +46,11 @@ class Decoder:
         """What each layer wants remembered of a token."""
         return self.config.kv_layout
 
+    def drop(self) -> None:
+        """Let go of all tensors; no step may be running."""
+        self.weights.drop()
+        self._replays = Replays()
+
     def prepare(self, device: torch.device) -> None:
         """Make all that a captured step has to find made, for every position that is served."""
         for table in self._tables.values():

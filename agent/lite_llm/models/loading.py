@@ -62,7 +62,7 @@ async def arriving_decoder(
     finally:
         filling.cancel()
         await asyncio.wait([filling])
-        decoder.weights.drop()
+        decoder.drop()
 
 
 def load_decoder(

@@ -101,7 +101,7 @@ def tiered(
         try:
             yield decoder, cache
         finally:
-            decoder.weights.drop()
+            decoder.drop()
             cache.close()
             records.close()
             disk.close()
