@@ -85,6 +85,13 @@ def orchestrator(
     listen_grpc: Annotated[
         str, typer.Option(envvar="LITE_LLM_LISTEN_GRPC", help="host:port of the gRPC service.")
     ] = "127.0.0.1:8081",
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LITE_LLM_KEYS",
+            help="YAML file of tenants and hashes of their API keys; left out: anybody may ask.",
+        ),
+    ] = None,
     registry_store: options.RegistryStores = None,
     registry_scratch: options.RegistryScratch = None,
     tls_ca: options.TlsCa = None,
@@ -105,6 +112,7 @@ def orchestrator(
         listen_grpc=listen_grpc,
         grpc_tls=tls,
         agent_tls=tls,
+        keys=keys,
         registry=options.registry_settings(registry_store, registry_scratch),
     )
     store = options.store_settings(etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user)
