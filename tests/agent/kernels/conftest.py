@@ -54,11 +54,13 @@ def mend_interpreter() -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    call = interpreter.InterpretedFunction.__call__
+    call, ready = interpreter.InterpretedFunction.__call__, set[str]()
 
     def called(self: Any, *arguments: Any, **named: Any) -> Any:
-        if self.fn.__module__.startswith("lite_llm"):  # whose caller has made the language ready
+        module = self.fn.__module__
+        if module.startswith("lite_llm") or module in ready:  # what it needs is patched: slow work
             return self.rewrite()(*arguments, **named)
+        ready.add(module)
         return call(self, *arguments, **named)
 
     interpreter.InterpretedFunction.__call__ = called

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from lite_llm.kernels import LayerPages, PagedKv, Rows, triton_paged
 from lite_llm.kernels.triton_paged import attend, store
 
-LENGTH = 40
+LENGTH = 24
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -34,8 +33,9 @@ pytestmark = [
 def small_splits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that short sequences have several, of several blocks; and all shapes are trusted."""
     if device == "cpu":
-        monkeypatch.setattr(triton_paged, "SPLIT", 16)
-        monkeypatch.setattr(triton_paged, "BLOCK", 8)
+        monkeypatch.setattr(triton_paged, "SPLIT", 8)
+        monkeypatch.setattr(triton_paged, "BLOCK", 4)
+        monkeypatch.setattr(triton_paged, "_PROGRAMS", 12)
         monkeypatch.setattr(triton_paged, "_is_proven", lambda *_: True)
 
 
@@ -69,9 +69,11 @@ class Conversations:
         keys = self.keys.new_full((count * sequences + 2, G, page, C), math.nan)
         values = keys[..., :E] if inside else keys.new_full((*keys.shape[:3], E), math.nan)
         self.kv = PagedKv(keys, values)
-        for sequence in range(sequences):
-            at = LayerPages(self.kv, self.rows([(sequence, n) for n in range(length)]))
-            store(at, self.keys[sequence], None if inside else self.values[sequence])
+        at_L = torch.arange(length)
+        for sequence, pages in enumerate(self.pages.long()):
+            keys[pages[at_L // page], :, at_L % page] = self.keys[sequence]
+            if not inside:
+                values[pages[at_L // page], :, at_L % page] = self.values[sequence]
 
     def rows(self, at: list[tuple[int, int]]) -> Rows:
         where = torch.tensor(at, dtype=torch.int32, device=self.pages.device).reshape(-1, 2)
@@ -107,10 +109,15 @@ class Conversations:
 
 
 @pytest.mark.parametrize(
-    ("heads", "dtype"),
-    [*zip(HEADS, itertools.cycle(DTYPES), strict=False), (HEADS[2], torch.float32)],
+    ("heads", "dtype", "options"),
+    [
+        (HEADS[0], torch.float32, OPTIONS[0]),
+        (HEADS[0], torch.bfloat16, OPTIONS[2]),
+        (HEADS[1], torch.bfloat16, OPTIONS[1]),
+        (HEADS[2], torch.float32, OPTIONS[1]),
+        (HEADS[3], torch.float32, OPTIONS[2]),
+    ],
 )
-@pytest.mark.parametrize("options", OPTIONS)
 def test_it_is_softmax_attention_in_any_company(
     device: str,
     heads: tuple[int, int, int, int, bool],
@@ -123,11 +130,11 @@ def test_it_is_softmax_attention_in_any_company(
     exact = torch.cat([talk.exact(sequence, **options) for sequence in range(2)])
     tolerance = 3e-6 if dtype is torch.float32 else 2e-2
     assert (together.cpu() - exact).abs().max() < tolerance
-    chunk = [(0, position) for position in range(13, 33)]
-    assert torch.equal(talk.attend([(1, 5), *chunk], **options)[1:], together[13:33])
-    for position in (0, 15, 39):  # alone, as in decoding: one row for each sequence
-        alone = talk.attend([(0, position), (1, 39 - position)], **options)
-        assert torch.equal(alone, together[[position, 79 - position]])
+    chunk = [(0, position) for position in range(5, 22)]
+    assert torch.equal(talk.attend([(1, 5), *chunk], **options)[1:], together[5:22])
+    for position in (0, 14, 23):  # alone, as in decoding: one row for each sequence
+        alone = talk.attend([(0, position), (1, 23 - position)], **options)
+        assert torch.equal(alone, together[[position, 47 - position]])
 
 
 def test_splits_in_programs_of_their_own_change_no_bit(
@@ -135,8 +142,8 @@ def test_splits_in_programs_of_their_own_change_no_bit(
 ) -> None:
     for options in OPTIONS:
         talk = Conversations(HEADS[0], torch.float32, device, sequences=2)
-        at = [(0, 39), (1, 17)]
-        chunk = [(0, position) for position in range(30, 40)]
+        at = [(0, 23), (1, 13)]
+        chunk = [(0, position) for position in range(18, 24)]
         apart = talk.attend(at, **options), talk.attend(chunk, **options)
         with monkeypatch.context() as patch:
             patch.setattr(triton_paged, "_PROGRAMS", 0)
@@ -146,10 +153,10 @@ def test_splits_in_programs_of_their_own_change_no_bit(
 
 @pytest.mark.parametrize("heads", [HEADS[0], HEADS[2]])
 def test_pages_change_no_bit(device: str, heads: tuple[int, int, int, int, bool]) -> None:
-    at = [(1, position) for position in range(30, LENGTH)]
+    at = [(1, position) for position in range(18, LENGTH)]
     results = [
         Conversations(heads, torch.float16, device, page=page, order=order, sequences=2).attend(at)
-        for page, order in ((1, 0), (7, 1), (64, 1))
+        for page, order in ((1, 0), (7, 1), (32, 1))
     ]
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -157,30 +164,49 @@ def test_pages_change_no_bit(device: str, heads: tuple[int, int, int, int, bool]
 def test_what_is_broken_reaches_only_those_that_see_it(device: str) -> None:
     talk = Conversations((4, 2, 16, 16, False), torch.float32, device, sequences=2)
     at = [(s, position) for s in range(2) for position in range(0, LENGTH, 3)]
-    clean = talk.attend(at, window=12)
-    talk.kv.keys_PGBC[talk.pages[0, 20 // 16], :, 20 % 16] = math.nan
-    spoilt = talk.attend(at, window=12)
-    seeing = torch.tensor([s == 0 and 20 <= position < 32 for s, position in at])
+    clean = talk.attend(at, window=7)
+    talk.kv.keys_PGBC[talk.pages[0, 10 // 16], :, 10 % 16] = math.nan
+    spoilt = talk.attend(at, window=7)
+    seeing = torch.tensor([s == 0 and 10 <= position < 17 for s, position in at])
     assert torch.equal(spoilt[~seeing], clean[~seeing])
     assert spoilt[seeing].isnan().all()
 
 
 def test_a_window_does_not_read_the_pages_before_it(device: str) -> None:
     talk = Conversations(HEADS[0], torch.float32, device)
-    at = [(0, position) for position in range(36, LENGTH)]
-    clean = talk.attend(at, window=6)
+    at = [(0, position) for position in range(22, LENGTH)]
+    clean = talk.attend(at, window=5)
     talk.pages[0, :1] = 1 << 30
-    assert torch.equal(talk.attend(at, window=6), clean)
+    assert torch.equal(talk.attend(at, window=5), clean)
+
+
+@pytest.mark.parametrize("heads", [HEADS[2], HEADS[3]])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_stored_is_where_it_belongs(
+    device: str, heads: tuple[int, int, int, int, bool], dtype: torch.dtype
+) -> None:
+    talk, inside = Conversations(heads, dtype, device, page=7, order=1, sequences=2), heads[4]
+    expected = talk.kv.keys_PGBC.clone(), talk.kv.values_PGBE.clone()
+    rows = talk.rows([(0, 3), (0, 4), (1, 20)])
+    keys, values = (x[rows.sequence_T, rows.position_T] for x in (talk.keys, talk.values))
+    for each in (talk.kv.keys_PGBC, talk.kv.values_PGBE):
+        each[talk.pages[[0, 1], [0, 2]].long()] = math.nan
+    store(LayerPages(talk.kv, rows), keys, None if inside else values)
+    for pool, whole in zip((talk.kv.keys_PGBC, talk.kv.values_PGBE), expected, strict=True):
+        for sequence, position in ((0, 3), (0, 4), (1, 20)):
+            at = (talk.pages[sequence, position // 7], slice(None), position % 7)
+            assert torch.equal(pool[at], whole[at])
+        assert pool[talk.pages[0, 0], :, 5].isnan().all()
 
 
 def test_padding_stores_nothing_and_disturbs_nobody(device: str) -> None:
     talk = Conversations(HEADS[0], torch.float32, device, sequences=3)
-    clean = talk.attend([(0, 39), (1, 22)])
+    clean = talk.attend([(0, 23), (1, 12)])
     before = talk.kv.keys_PGBC.clone()
-    rows = talk.rows([(0, 39), (1, 22), (2, -1)])
+    rows = talk.rows([(0, 23), (1, 12), (2, -1)])
     queries = talk.queries[rows.sequence_T, rows.position_T]
     at = LayerPages(talk.kv, rows)
-    store(at, talk.keys[[0, 1, 2], [39, 22, 7]], talk.values[[0, 1, 2], [39, 22, 7]])
+    store(at, talk.keys[[0, 1, 2], [23, 12, 7]], talk.values[[0, 1, 2], [23, 12, 7]])
     assert torch.equal(talk.kv.keys_PGBC.nan_to_num(), before.nan_to_num())
     padded = attend(queries, at, queries.shape[-1] ** -0.5, None, None, None)
     assert torch.equal(padded[:2], clean)
@@ -188,8 +214,8 @@ def test_padding_stores_nothing_and_disturbs_nobody(device: str) -> None:
 
 def test_queries_may_be_a_part_of_something_wider(device: str) -> None:
     talk = Conversations(HEADS[0], torch.float16, device)
-    rows = talk.rows([(0, position) for position in range(30, LENGTH)])
-    queries = talk.queries[0, 30:]
+    rows = talk.rows([(0, position) for position in range(18, LENGTH)])
+    queries = talk.queries[0, 18:]
     part = torch.cat((queries, queries), dim=-1)[..., 24:]
     turned = queries.transpose(1, 2).contiguous().transpose(1, 2)
     results = [
@@ -209,5 +235,10 @@ def test_no_rows_and_rows_of_another_type(device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_shapes_are_compared_before_they_are_used(device: str, dtype: torch.dtype) -> None:
+def test_shapes_are_compared_before_they_are_used(
+    device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "cpu":
+        monkeypatch.setattr(triton_paged, "SPLIT", 32)
+        monkeypatch.setattr(triton_paged, "BLOCK", 16)
     assert PROVEN(triton_paged._BROAD[1], dtype, dtype, 32, 16, torch.device(device))
