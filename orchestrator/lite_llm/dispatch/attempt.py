@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc.aio
 
+from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import AgentLost
 from lite_llm.dispatch.agents import Agents
 from lite_llm.dispatch.transcript import Transcript
@@ -16,7 +17,11 @@ from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateRequest
 
 
 async def attempt(
-    transcript: Transcript, agent: AgentStatus, agents: Agents, watchdog: Watchdog
+    transcript: Transcript,
+    model: ModelRef,
+    agent: AgentStatus,
+    agents: Agents,
+    watchdog: Watchdog,
 ) -> AsyncGenerator[GenerateEvent]:
     """What ``agent`` adds to ``transcript``, to its end. Closing the iterator ends the work there.
 
@@ -25,7 +30,7 @@ async def attempt(
     request = GenerateRequest(start=transcript.continuation())
     with agents.stub(agent) as stub:
         call = stub.Generate(_only(request))
-        with watchdog.over(agent.node, call) as patience:
+        with watchdog.over(agent, model, call) as patience:
             try:
                 async for event in call:
                     patience.heard(is_token=event.HasField("tokens"))

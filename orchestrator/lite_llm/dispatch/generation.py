@@ -130,7 +130,7 @@ class Dispatcher:
     async def _attempt(
         self, transcript: Transcript, agent: AgentStatus, course: Course
     ) -> AsyncIterator[tuple[AsyncIterator[GenerateEvent], Callable[[], None]]]:
-        events = attempt(transcript, agent, self._agents, self._watchdog)
+        events = attempt(transcript, course.model, agent, self._agents, self._watchdog)
         with course.sent_to(agent.node) as begin:
             async with aclosing(events):
                 yield events, begin

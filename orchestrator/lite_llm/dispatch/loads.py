@@ -244,7 +244,7 @@ class Loads:
         started = monotonic()
         with self._agents.stub(agent) as stub:
             call = stub.Load(LoadRequest(spec=spec, target=Medium.MEDIUM_GPU))
-            with self._watchdog.over(agent.node, call) as patience, closing_call(call):
+            with self._watchdog.over(agent, model, call) as patience, closing_call(call):
                 try:
                     async for step in call:
                         patience.heard(is_token=False)

@@ -11,18 +11,20 @@ from time import monotonic
 import grpc
 import grpc.aio
 
-from lite_llm.contracts import LiteLLMError
+from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost
 from lite_llm.dispatch.agents import Agents, failure_of
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.placement import ClusterView, Observed
-from lite_llm.proto.v1.agent_pb2 import AgentStatusRequest
+from lite_llm.proto.v1.agent_pb2 import AgentStatus, AgentStatusRequest
 from lite_llm.wire.endpoints import Cancellable
 
 TICK_SECONDS = 0.2
 SILENCE_SECONDS = 0.5  # of a stream, before its agent is asked whether it lives
 PROBE_SECONDS = 0.6  # for the answer, twice: with the two above, under 2 s until a stream moves on
 PROBES = 2
+GONE_SECONDS = 5.0  # of silence of an agent that has no lease any more, though it answers
+ALONE_SECONDS = 10.0  # of silence of one that does not answer, where no other serves the model
 PREFILL = 10  # a first token may take so many times as long as any other
 
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -31,8 +33,9 @@ _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 class Patience:
     """With one stream."""
 
-    def __init__(self, node: str, call: Cancellable) -> None:
-        self._node = node
+    def __init__(self, agent: AgentStatus, model: ModelRef, call: Cancellable) -> None:
+        self.agent = agent
+        self.model = model
         self._call = call
         self._lost: AgentLost | None = None
         self._since: float | None = monotonic()
@@ -53,13 +56,18 @@ class Patience:
             return 0.0
         return now - self._since
 
+    def forgive(self, seconds: float) -> None:
+        """So long nobody could have been heard."""
+        if self._since is not None:
+            self._since += seconds
+
     def is_stalled(self, now: float, stall_seconds: float) -> bool:
         """Whether it was waited too long."""
         return self.silence(now) > stall_seconds * (1 if self._has_tokens else PREFILL)
 
     def end(self, reason: str) -> None:
         """Give the stream up."""
-        self._lost = AgentLost(reason, where=self._node, remedy="try again")
+        self._lost = AgentLost(reason, where=self.agent.node, remedy="try again")
         self._call.cancel()
 
     def told(self, failure: grpc.aio.AioRpcError | asyncio.CancelledError) -> LiteLLMError:
@@ -70,7 +78,7 @@ class Patience:
             return self._lost
         if isinstance(failure, asyncio.CancelledError):
             raise failure
-        return failure_of(failure, self._node)
+        return failure_of(failure, self.agent.node)
 
 
 class Watchdog:
@@ -91,11 +99,13 @@ class Watchdog:
         self._streams: dict[str, set[Patience]] = defaultdict(set)
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._is_needed = asyncio.Event()
+        self._late_at = 0.0
+        """When we last came too late to judge anybody."""
 
     @contextmanager
-    def over(self, node: str, call: Cancellable) -> Iterator[Patience]:
-        """Ends ``call`` when its agent is lost without a word."""
-        patience = Patience(node, call)
+    def over(self, agent: AgentStatus, model: ModelRef, call: Cancellable) -> Iterator[Patience]:
+        """Ends ``call``, which is about ``model``, when ``agent`` is lost without a word."""
+        patience, node = Patience(agent, model, call), agent.node
         self._streams[node].add(patience)
         self._is_needed.set()
         try:
@@ -110,12 +120,18 @@ class Watchdog:
         """Look at all streams, again and again; sleep while there is none."""
         while True:
             await self._is_needed.wait()
+            due = monotonic() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
             now = monotonic()
+            if (late := now - due) > TICK_SECONDS:  # we did not listen: the silence is our own
+                self._late_at = now
             for node, streams in list(self._streams.items()):
+                if late > TICK_SECONDS:
+                    for patience in streams:
+                        patience.forgive(late)
                 self._look_at(node, streams, now)
             if not self._streams:
                 self._is_needed.clear()
-            await asyncio.sleep(TICK_SECONDS)
 
     async def close(self) -> None:
         """Ask nobody any more."""
@@ -124,20 +140,22 @@ class Watchdog:
         await asyncio.gather(*self._probes.values(), return_exceptions=True)
 
     def _look_at(self, node: str, streams: Iterable[Patience], now: float) -> None:
-        silent = False
+        silent: AgentStatus | None = None
+        is_gone = node not in self._views.value.agents
         for patience in list(streams):
-            if patience.is_stalled(now, self._stall_seconds):
+            if patience.is_stalled(now, self._stall_seconds) or (
+                is_gone and patience.silence(now) > GONE_SECONDS
+            ):
                 patience.end(f"the agent said nothing for {patience.silence(now):.0f} s")
                 self._breakers.failed(node, "a stream stalled")
-            silent |= patience.silence(now) > SILENCE_SECONDS
-        if silent and node not in self._probes:
-            probe = self._probes[node] = asyncio.create_task(self._probe(node))
+            if patience.silence(now) > SILENCE_SECONDS:
+                silent = patience.agent
+        if silent is not None and node not in self._probes:
+            probe = self._probes[node] = asyncio.create_task(self._probe(silent))
             probe.add_done_callback(lambda _: self._probes.pop(node))
 
-    async def _probe(self, node: str) -> None:
-        agent = self._views.value.agents.get(node)
-        if agent is None:  # silent, and without a lease
-            return self._lost(node, "the agent is gone")
+    async def _probe(self, agent: AgentStatus) -> None:
+        began = monotonic()
         for _ in range(PROBES):
             with self._agents.stub(agent) as stub:
                 try:
@@ -147,14 +165,25 @@ class Watchdog:
                         continue
             # It lives: it may be busy with a long prompt. Ask again when the silence goes on.
             return await asyncio.sleep(SILENCE_SECONDS)
-        return self._lost(node, "the agent does not answer")
+        if self._late_at < began:
+            self._lost(agent.node)
+        return None
 
-    def _lost(self, node: str, reason: str) -> None:
-        now = monotonic()
+    def _lost(self, node: str) -> None:
+        now, reason = monotonic(), "the agent does not answer"
         for patience in list(self._streams.get(node, ())):
-            if patience.silence(now) > SILENCE_SECONDS:
+            # Where nobody else could go on, an agent that is only slow does it soonest.
+            is_alone = not self._has_other(patience.model, node)
+            if patience.silence(now) > (ALONE_SECONDS if is_alone else SILENCE_SECONDS):
                 patience.end(reason)
-        self._breakers.severed(node, reason)
+                self._breakers.severed(node, reason)
+
+    def _has_other(self, model: ModelRef, node: str) -> bool:
+        view = self._views.value
+        return any(
+            held.serves and other != node and other in view.facts and other not in view.avoided
+            for other, held in view.held.get(model, {}).items()
+        )
 
 
 @asynccontextmanager

@@ -18,13 +18,13 @@ MAX_ENTRIES = 1 << 16
 MAX_NODES = 4  # of one block; a system prompt that everybody sends is everywhere soon
 
 
-def prefix_hashes(start: GenerateStart) -> list[int]:
+def prefix_hashes(start: GenerateStart) -> Sequence[int]:
     """Of the prompt's whole blocks, each with all before it; of other tenants' or models' none."""
     prompt, size = _prompt_of(start)
     seed = xxhash.xxh3_64_intdigest(
         f"{start.tenant}\0{start.model.namespace}\0{start.model.name}\0{size}".encode()
     )
-    hashes = []
+    hashes = array("Q")
     for begin in range(0, min(len(prompt) // size, MAX_BLOCKS) * size, size):
         seed = xxhash.xxh3_64_intdigest(prompt[begin : begin + size], seed=seed)
         hashes.append(seed)
