@@ -164,5 +164,8 @@ async def prefork(
     try:
         yield prefork
     finally:
+        if not prefork.is_ready:  # it may be busy importing for long, and has forked nothing
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         prefork.close()
         await process.wait()

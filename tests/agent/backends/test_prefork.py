@@ -89,6 +89,7 @@ def toy(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "toy.py").write_text(TOY)
     (tmp_path / "threaded.py").write_text(WITH_A_THREAD)
     (tmp_path / "opened.py").write_text(WITH_A_DEVICE)
+    (tmp_path / "endless.py").write_text("import threading\nthreading.Event().wait()")
     return {"PYTHONPATH": str(tmp_path)}
 
 
@@ -157,6 +158,11 @@ async def test_it_ends_with_its_starter(toy: dict[str, str]) -> None:
         assert await forks.wait_ready()
         before = psutil.Process(os.getpid()).children()
     assert psutil.wait_procs(before, timeout=WAIT)[1] == []
+
+
+async def test_an_import_without_end_keeps_nobody(toy: dict[str, str]) -> None:
+    async with asyncio.timeout(WAIT), prefork("endless", environment=toy):
+        await asyncio.sleep(0.1)
 
 
 async def test_a_forked_worker_gives_the_bytes_of_a_started_one(tmp_path: Path) -> None:
