@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import structlog
@@ -53,6 +54,8 @@ class ServingSettings:
     """Where prefixes are kept that memory has no more room for; None: they are forgotten."""
     experts: ExpertSettings | None = None
     """Budgets for experts that are fetched as they are asked for; None: all are in memory."""
+    notes: Path | None = None
+    """Directory of notes on which of a checkpoint's bytes were verified, for the next start."""
     device: str = "cpu"
     """That the cache lies on, as torch names it."""
     page_tokens: int = 16

@@ -83,6 +83,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Serving
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--lifeline", type=int, help="inherited socket; exit when it closes")
     parser.add_argument("--device", default="cpu", help="as torch names it")
+    parser.add_argument("--notes-directory", type=Path, help="what is noted of verified bytes")
     kv = parser.add_argument_group("key-value cache")
     kv.add_argument("--kv-bytes", type=parse_size, help="on the device: 4GiB")
     kv.add_argument("--kv-host-bytes", type=parse_size, default=0, help="to swap sequences to")
@@ -123,6 +124,7 @@ def _settings(given: argparse.Namespace) -> ServingSettings:
         kv_host_bytes=given.kv_host_bytes,
         kv_disk=disk,
         experts=experts,
+        notes=given.notes_directory,
         device=given.device,
     )
 

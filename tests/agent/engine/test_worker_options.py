@@ -37,8 +37,9 @@ def test_experts_have_budgets() -> None:
         "--no-prefetch",
         "--expert-trace=t",
         "--device=cuda",
+        "--notes-directory=n",
     )
-    assert given.device == "cuda"
+    assert (given.device, given.notes) == ("cuda", Path("n"))
     assert given.experts == ExpertSettings(
         hot_bytes=5 << 20,
         warm_bytes=6 << 20,
