@@ -28,8 +28,8 @@ LEVELS: Final = 8
 """Buckets of each average."""
 PRIOR_WEIGHT: Final = 8.0
 """Uses that the averages themselves count for, until a bucket has seen more."""
-FORGET_AT: Final = float(1 << 20)
-"""A bucket that saw so many halves all counts."""
+FORGET_AFTER: Final = 1 << 16
+"""Visits, after which all counts are halved: a model's later habits weigh more."""
 
 _NUM_BUCKETS: Final = (len(AGES) + 1) * LEVELS * LEVELS
 _OLDEST: Final = 255
@@ -59,15 +59,17 @@ class Odds:
         self._bucket_N: Ints = np.full(num, _BUCKET_OF_AGE[_OLDEST], np.int64)
         self._seen_B: Floats = np.zeros(_NUM_BUCKETS)
         self._used_B: Floats = np.zeros(_NUM_BUCKETS)
+        self._visits = 0
 
     def visit(self, layer: int, used: Ints) -> None:
         """The layer uses these of its experts, each once."""
         own = self._slices[layer]
         bucket_E, age_E = self._bucket_N[own], self._age_N[own]
         fast_E, slow_E = self._fast_N[own], self._slow_N[own]
-        self._seen_B += np.bincount(bucket_E, minlength=_NUM_BUCKETS)
-        self._used_B += np.bincount(self._bucket_N[used], minlength=_NUM_BUCKETS)
-        if self._seen_B.max() > FORGET_AT:
+        np.add.at(self._seen_B, bucket_E, 1.0)
+        np.add.at(self._used_B, self._bucket_N[used], 1.0)
+        self._visits += 1
+        if self._visits % FORGET_AFTER == 0:
             self._seen_B *= 0.5
             self._used_B *= 0.5
         age_E += 1

@@ -30,6 +30,9 @@ class Entry(NamedTuple):
     """-1 where the slot was free."""
 
 
+_NOBODY: Final = Entry(_NONE, _NONE)
+
+
 class Outcome(NamedTuple):
     """Of one demand."""
 
@@ -85,15 +88,16 @@ class Pool:
         both = np.concatenate((decode_D, prefill_P)) if len(prefill_P) else decode_D
         self._demand_L[layer] = len(both)
         is_hit = self.slot_N[both] >= 0
+        num_hits = int(np.count_nonzero(is_hit))
         self.is_prompts_N[decode_D] = False
-        self.counts.hits += int(is_hit.sum())
-        self.counts.hits_by_prefetch += int(self._is_unused_N[both].sum())
-        self._is_unused_N[both] = False
-        if is_hit.all():
-            nobody = Entry(_NONE, _NONE)
-            return Outcome(both, nobody, nobody, _NONE)
-        decode, refused_D = self._admit(decode_D[self.slot_N[decode_D] < 0], prefill=False)
-        prefill, refused_P = self._admit(prefill_P[self.slot_N[prefill_P] < 0], prefill=True)
+        self.counts.hits += num_hits
+        if self.counts.prefetches:
+            self.counts.hits_by_prefetch += int(np.count_nonzero(self._is_unused_N[both]))
+            self._is_unused_N[both] = False
+        if num_hits == len(both):
+            return Outcome(both, _NOBODY, _NOBODY, _NONE)
+        decode, refused_D = self._admit(decode_D, prefill=False)
+        prefill, refused_P = self._admit(prefill_P, prefill=True)
         bypassed = np.concatenate((refused_D, refused_P))
         self.counts.loads += len(decode.experts_M) + len(prefill.experts_M)
         self.counts.bypasses += len(bypassed)
@@ -102,36 +106,37 @@ class Pool:
     def want(self, experts: Ints, probability: float, prefill: bool = False) -> Entry:
         """See :meth:`SlotTable.want`; each once, all with the same probability."""
         self.history.expected_N[experts] = probability
-        absent = self._worthiest_first(experts[self.slot_N[experts] < 0])
-        victims = self.victims(absent, prefill=prefill, is_selective=not prefill)
-        entry = self.put(absent[: len(self.free) + len(victims)], victims, prefill)
+        absent = experts[self.slot_N[experts] < 0]
+        newcomers, victims = self.choose(absent, prefill=prefill, is_selective=not prefill)
+        entry = self.put(newcomers, victims, prefill)
         self._is_unused_N[entry.experts_M] = True
         self.counts.prefetches += len(entry.experts_M)
         return entry
 
-    def victims(
+    def choose(
         self, newcomers: Ints, *, prefill: bool, is_selective: bool, is_forced: bool = False
-    ) -> Ints:
-        """Who makes room for those newcomers that no free slot is left for, least worth first.
+    ) -> tuple[Ints, Ints]:
+        """Who comes in, and who makes room for those that no free slot is left for.
 
-        ``newcomers`` descend in worth if the choice is selective; ``is_forced``: whatever is not
-        pinned may leave.
+        The least worth leave first. A selective choice takes the worthiest newcomers first, and
+        only those worth more than whom they replace. ``is_forced``: whatever is not pinned leaves.
         """
-        number = len(newcomers) - len(self.free)
+        num_free = len(self.free)
+        number = len(newcomers) - num_free
         if number <= 0:
-            return _NONE
+            return newcomers, _NONE
         candidates = self._unpinned() if is_forced else self._candidates(prefill)
-        if not len(candidates):
-            return _NONE
         worth = self.policy.worth(self.history, np.concatenate((candidates, newcomers)))
-        worth, offered = worth[: len(candidates)], worth[len(candidates) + len(self.free) :]
+        worth, offered = worth[: len(candidates)], worth[len(candidates) :]
+        if is_selective:
+            order = np.lexsort((self._rank_N[newcomers], -offered))
+            newcomers, offered = newcomers[order], offered[order]
         key = np.where(self.is_prompts_N[candidates], -np.inf, worth)
         chosen = self._least(candidates, worth, key, number)
         if is_selective:
-            earned = key[chosen] < offered[: len(chosen)]
-            chosen = chosen[: int(np.logical_and.accumulate(earned).sum())]
-        leaving: Ints = candidates[chosen]
-        return leaving
+            refused = np.flatnonzero(key[chosen] >= offered[num_free : num_free + len(chosen)])
+            chosen = chosen[: refused[0]] if len(refused) else chosen
+        return newcomers[: num_free + len(chosen)], candidates[chosen]
 
     def put(self, newcomers: Ints, victims: Ints, prefill: bool = False) -> Entry:
         """Bring them in: into free slots first, then into the victims'."""
@@ -158,24 +163,15 @@ class Pool:
         self.is_prompts_N[expert] = self._is_unused_N[expert] = False
         self.free.append(slot)
 
-    def _admit(self, missing_M: Ints, prefill: bool) -> tuple[Entry, Ints]:
-        """Slots for as many as may be, and those that remain outside."""
+    def _admit(self, wanted: Ints, prefill: bool) -> tuple[Entry, Ints]:
+        """Slots for as many of those outside as may be, and those that remain there."""
+        missing_M = wanted[self.slot_N[wanted] < 0]
         if not len(missing_M):
-            return Entry(_NONE, _NONE), _NONE
+            return _NOBODY, _NONE
         is_selective = self.policy.is_selective
-        if is_selective:
-            missing_M = self._worthiest_first(missing_M)
-        victims = self.victims(missing_M, prefill=prefill, is_selective=is_selective)
-        granted = min(len(missing_M), len(self.free) + len(victims))
-        entry = self.put(missing_M[:granted], victims, prefill)
-        return entry, np.sort(missing_M[granted:])
-
-    def _worthiest_first(self, experts: Ints) -> Ints:
-        if len(experts) <= max(1, len(self.free)):  # all of them will find room, or the only one
-            return experts
-        worth = self.policy.worth(self.history, experts)
-        ordered: Ints = experts[np.lexsort((self._rank_N[experts], -worth))]
-        return ordered
+        newcomers, victims = self.choose(missing_M, prefill=prefill, is_selective=is_selective)
+        entry = self.put(newcomers, victims, prefill)
+        return entry, missing_M[self.slot_N[missing_M] < 0]
 
     def _unpinned(self) -> Ints:
         inside: Ints = self.expert_S[(self.pins_S == 0) & (self.expert_S >= 0)]

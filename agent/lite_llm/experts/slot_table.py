@@ -151,15 +151,15 @@ class SlotTable(Generic[K]):
         slots = pool.slot_N[wanted]
         fresh = wanted[slots < 0]
         pool.pins_S[slots[slots >= 0]] += 1
-        victims = pool.victims(fresh, prefill=False, is_selective=False, is_forced=True)
-        if len(pool.free) + len(victims) < len(fresh):
+        chosen = pool.choose(fresh, prefill=False, is_selective=False, is_forced=True)
+        if len(chosen[0]) < len(fresh):
             pool.pins_S[slots[slots >= 0]] -= 1
             raise OverBudget(
                 f"{len(wanted)} more experts are to be held in a pool of {self.num_slots}",
                 where="experts",
                 remedy="hold fewer tiers, or give the pool more memory",
             )
-        loads = self._loads(Happening.LOAD, pool.put(fresh, victims))
+        loads = self._loads(Happening.LOAD, pool.put(*chosen))
         pool.pins_S[pool.slot_N[fresh]] += 1
         self._held.update(wanted.tolist())
         self._note_all(Happening.HOLD, wanted)

@@ -15,7 +15,7 @@ from lite_llm.experts.policies import (
     History,
     Policy,
 )
-from lite_llm.experts.policies_odds import FORGET_AT, Odds
+from lite_llm.experts.policies_odds import Odds
 
 NOBODY = np.empty(0, np.int64)
 
@@ -94,13 +94,12 @@ def test_the_nearest_layer_s_experts_stay() -> None:
     assert least(NEAREST, history, 0, 4) == 4
 
 
-def test_counts_are_halved_before_they_grow_stiff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lite_llm.experts.policies_odds.FORGET_AT", 64.0)
+def test_counts_are_halved_so_that_they_do_not_grow_stiff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lite_llm.experts.policies_odds.FORGET_AFTER", 64)
     odds = Odds([slice(0, 2)])
     for _ in range(1000):
         odds.visit(0, np.array([0]))
     assert odds.of(np.array([0]))[0] > 0.8
-    assert FORGET_AT > 64.0
     for _ in range(60):
         odds.visit(0, np.array([1]))
     assert odds.of(np.array([1]))[0] > 0.8
