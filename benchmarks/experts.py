@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -37,7 +38,6 @@ from offloading.baselines import (
     Pinned,
     WholeLayers,
 )
-from lite_llm.experts import Statistics, synthetic_trace
 from offloading.model import Pages, Shape, forget, make_checkpoint
 from torch import Tensor
 
@@ -53,10 +53,13 @@ from lite_llm.experts import (
     LayerExperts,
     Policy,
     Routed,
+    Statistics,
     Throttle,
+    synthetic_trace,
 )
 from lite_llm.experts.belady import optimal_hits
 from lite_llm.experts.traces import Trace
+from lite_llm.kernels import set_threads
 from lite_llm.models import Decoder, load_decoder, open_expert_cache, parse_config, take_inventory
 from lite_llm.models.moe import MoeBlock
 from lite_llm.tiers import DiskReader, LocalSource, RecordReader
@@ -64,7 +67,7 @@ from lite_llm.tiers import DiskReader, LocalSource, RecordReader
 FULL = Shape(layers=24, experts=64, top_k=8, hidden=1024, inner=512)
 QUICK = Shape(layers=8, experts=64, top_k=8, hidden=512, inner=256)
 RIGHT = 0.75
-"""How often the next layer's router is, asked a layer early (72-74 % without help, JustVugg/colibri#200)."""
+"""How often the next layer's router is, asked a layer early (JustVugg/colibri#200: 72 to 74 %)."""
 
 
 @dataclass
@@ -83,6 +86,8 @@ class Result:
     formula: float = 0.0
     belady: float = 0.0
     """Hit rate over the best possible."""
+    mismatches: int = 0
+    """Tokens whose hidden state differs in any bit from the resident model's."""
 
 
 class Choice:
@@ -135,6 +140,9 @@ class Bench:
             self.choices.append(Choice(trace, index))
             block._router = self.choices[-1]  # type: ignore[assignment]  # the trace decides
         self.gating = [block.experts._gating for block in self.blocks]
+        third = trace.num_rows // 3
+        self.fill, self.timed = range(third), range(third, trace.num_rows)
+        self.expected = self.run(self.timed)[1]
 
     def use(self, bank_of: Callable[[int], Bank]) -> None:
         """Exchange all layers' experts."""
@@ -230,13 +238,14 @@ def measure(
     bench.run(fill)
     tally = cache.fetcher.tally
     before = (dict(tally.num_bytes), *hits())
-    took, _ = bench.run(timed)
+    took, hidden = bench.run(timed)
+    wrong = sum(not torch.equal(*pair) for pair in zip(hidden, bench.expected, strict=False))
     moved = {medium: tally.num_bytes[medium] - before[0].get(medium, 0) for medium in Medium}
     new_hits, new_misses = hits()[0] - before[1], hits()[1] - before[2]
     disk = sum(moved[medium] for medium in Medium if medium > Medium.DRAM)
     return Result(
         name, percent, median(took), quantiles(took, n=20)[-1], new_hits / (new_hits + new_misses),
-        moved[Medium.DRAM] / len(timed) / 1e6, disk / len(timed) / 1e6,
+        moved[Medium.DRAM] / len(timed) / 1e6, disk / len(timed) / 1e6, mismatches=wrong,
     )  # fmt: skip
 
 
@@ -251,9 +260,8 @@ def ours(bench: Bench, percent: int, policy: Policy, *, early: bool, readers: in
                 guess = Guess(bench.choices[index + 1], bench.shape.experts, index)
                 block.experts.ahead = Ahead(cache, throttle, index + 1, guess)
         counts = cache.table.counts
-        third = bench.trace.num_rows // 3
         return measure(
-            bench, name, percent, cache, range(third), range(third, bench.trace.num_rows),
+            bench, name, percent, cache, bench.fill, bench.timed,
             lambda: (counts.hits, counts.loads + counts.bypasses),
         )  # fmt: skip
 
@@ -265,9 +273,10 @@ def baseline(
     with bench.cache(percent) as cache:
         made = make(cache)
         bench.use(lambda layer: BaselineBank(made, layer))
-        third = bench.trace.num_rows // 3
-        timed = range(third, third + max(4, round(2 * third * share)))
-        fill = range(third) if share == 1 else range(third - 1, third)
+        # A slow one has no cache to fill, and a few tokens tell its time.
+        is_slow = share < 1
+        timed = bench.timed[: max(4, round(len(bench.timed) * share))]
+        fill = bench.fill[-1:] if is_slow else bench.fill
         try:
             return measure(
                 bench, name, percent, cache, fill, timed, lambda: (made.hits, made.misses)
@@ -284,7 +293,7 @@ def with_formula(result: Result, rates: Rates) -> Result:
 
 
 def contestants(bench: Bench, percent: int, rates: Rates) -> Iterator[Result]:
-    third = bench.trace.num_rows // 3
+    third = len(bench.fill)
     slots = bench.shape.layers * bench.shape.experts * percent // 100
     is_hit = optimal_hits(bench.trace.demands, slots)
     timed_at = int(bench.trace.demands.start_D[third * bench.shape.layers])
@@ -334,8 +343,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[10, 25, 50], help="percent")
     parser.add_argument("--tokens", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="keep the model here")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that compute")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    set_threads(given.threads)
     shape = QUICK if given.quick else FULL
     tokens = given.tokens or (96 if given.quick else 48)
     trace = synthetic_trace(
@@ -354,27 +366,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result for percent in given.budgets for result in contestants(bench, percent, rates)
         ]
     if given.json:
-        print(
-            json.dumps(
-                {
-                    "rates": asdict(rates),
-                    "with_cache_ms": with_it,
-                    "results": [asdict(r) for r in results],
-                }
-            )
-        )
-        return
-    print(
-        f"resident {without:.1f} ms a token, {with_it:.1f} with the cache in the path ({without / with_it:.2f}x)"
-    )
+        shown = [asdict(result) for result in results]
+        print(json.dumps({"rates": asdict(rates), "with_cache_ms": with_it, "results": shown}))
+    else:
+        report(rates, with_it, results)
+
+
+def report(rates: Rates, with_cache_ms: float, results: Sequence[Result]) -> None:
+    """As the tables of docs/benchmarks/experts.md."""
+    ratio = rates.resident_ms / with_cache_ms
+    print(f"resident: {rates.resident_ms:.1f} ms a token; with the cache in the path {ratio:.2f}x")
     print(f"copies {rates.copy / 1e9:.1f} GB/s, disk {rates.disk / 1e9:.2f} GB/s")
-    print("| hot | | ms a token | p95 | hits | of Belady's | warm MB | disk MB | formula |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    head = ("hot", "", "ms a token", "p95", "hits", "of Belady's", "warm MB", "disk MB", "formula")
+    print(f"| {' | '.join((*head, 'differ'))} |")
+    print("|---" * (len(head) + 1) + "|")
     for r in results:
-        print(
-            f"| {r.hot_percent} % | {r.name} | {r.token_ms:.1f} | {r.p95_ms:.1f} | {r.hit_rate:.3f} | "
-            f"{r.belady:.2f} | {r.warm_mb:.0f} | {r.disk_mb:.0f} | {r.formula:.2f} |"
-        )
+        cells = (
+            f"{r.hot_percent} %", r.name, f"{r.token_ms:.1f}", f"{r.p95_ms:.1f}",
+            f"{r.hit_rate:.3f}", f"{r.belady:.2f}", f"{r.warm_mb:.0f}", f"{r.disk_mb:.0f}",
+            f"{r.formula:.2f}", str(r.mismatches),
+        )  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

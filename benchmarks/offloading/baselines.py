@@ -1,7 +1,7 @@
 """Other engines' ways to run experts that don't fit, over the same slots, copies and disk as ours.
 
 Each gives a layer's experts as :class:`lite_llm.experts.Bank` does; what is warm is decided alike
-for all of them. Sources: peers-experts in the issue that asked for this benchmark.
+for all of them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ class Baseline:
     def __init__(self, cache: ExpertCache) -> None:
         self.cache = cache
         self.hits = self.misses = 0
-
-    def wave(self, packing: Packing, layer: int, slots: dict[int, HotSlot]) -> Wave:
-        """All of the step's experts."""
-        numbers = self.numbers(packing, layer)
-        return Wave([self.cache.weights(number, slots[number]) for number in numbers])
 
     def numbers(self, packing: Packing, layer: int) -> list[int]:
         return [self.cache.numbers[layer][row] for row in packing.experts]
@@ -52,12 +47,15 @@ class WholeLayers(Baseline):
     """B1: every layer's experts are copied when its turn comes (accelerate)."""
 
     def bring(self, layer: int, packing: Packing) -> Waves:
-        every = self.cache.numbers[layer]
-        slots = dict(zip(every, self.cache.slots, strict=False))
-        assert len(slots) == len(every), "a layer must fit"
-        self.copy_all(layer, slots)
-        self.misses += len(packing.experts)
-        yield self.wave(packing, layer, slots)
+        every, room = self.cache.numbers[layer], len(self.cache.slots)
+        wanted = {expert: place for place, expert in enumerate(self.numbers(packing, layer))}
+        self.misses += len(wanted)
+        for first in range(0, len(every), room):
+            slots = dict(zip(every[first : first + room], self.cache.slots, strict=False))
+            self.copy_all(layer, slots)
+            here = [expert for expert in wanted if expert in slots]
+            weights = [self.cache.weights(expert, slots[expert]) for expert in here]
+            yield Wave(weights, [wanted[expert] for expert in here])
 
 
 class LayerLru(Baseline):
@@ -92,7 +90,7 @@ class LayerLru(Baseline):
 
 
 class GlobalLfu(Baseline):
-    """B3: least often used leaves, copies are synchronous, experts run one by one (MoE-Infinity)."""
+    """B3: least often used leaves, synchronous copies, experts one by one (MoE-Infinity)."""
 
     def __init__(self, cache: ExpertCache) -> None:
         super().__init__(cache)

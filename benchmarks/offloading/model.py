@@ -75,7 +75,7 @@ def make_checkpoint(directory: Path, shape: Shape) -> Path:
     (source / "config.json").write_text(json.dumps(shape.config))
     random = np.random.default_rng(1)
     normal = torch.from_numpy(random.standard_normal(1 << 24, dtype=np.float32)).bfloat16()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, tensors in enumerate(_shards(shape)):
         name = f"model-{number:05}.safetensors"
         weight_map |= dict.fromkeys(tensors, name)
