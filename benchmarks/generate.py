@@ -1,7 +1,11 @@
 """Tokens a second: ours beside other engines, on one model and the same prompts, in one run.
 
-    python benchmarks/generate.py [--family mixtral] [--dtype bfloat16] [--rounds 5]
+    python benchmarks/generate.py [--rows llama-float32,mixtral-bfloat16,turns,host] [--rounds 5]
         [--python llama_cpp=OTHER/bin/python] [--engines ours,transformers_generate]
+
+A row is a model's family and dtype, or one of what a server adds: ``turns``, the first token of a
+conversation's second turn, ``host``, work outside the model in a step of 64 sequences, and
+``profile``, the kernels of a step. All of them run unless told otherwise.
 
 Every engine is a process of its own, made ready before the rounds begin and stopped by a signal
 while it is not its turn. The rounds are interleaved, and medians are printed:
@@ -24,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +39,10 @@ from generation.work import NEW_TOKENS, PROMPT_TOKENS, Work, make
 ENGINES = (
     "transformers_generate", "transformers_batching", "llama_cpp", "vllm", "ours_fast", "ours",
 )  # fmt: skip
+MODELS = (
+    "llama-float32", "llama-bfloat16", "mixtral-float32", "mixtral-bfloat16", "qwen3-float32",
+)  # fmt: skip
+ROWS = (*MODELS[:4], "turns", "host", "profile")
 REFERENCE = "transformers_generate"
 WORKER = Path(__file__).with_name("generation") / "worker.py"
 Key = tuple[int, int]
@@ -74,7 +84,7 @@ class Engine:
 def started(name: str, work: Work, python: str, log: Path) -> Engine | None:
     """Ready to be asked; None if it can't be had, with the reason printed."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(work.threads), HF_HUB_OFFLINE="1")
-    if name.startswith("ours"):  # as the agent starts a worker
+    if name in ("ours", "ours_fast", "turns", "host", "profile"):  # as the agent starts a worker
         environment.setdefault("GOMP_SPINCOUNT", "50000")
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -140,57 +150,105 @@ def table(engines: list[Engine], batches: list[int], work: Work, read: float, ge
     return "\n".join(lines)
 
 
+def race(row: str, given: argparse.Namespace) -> str:
+    """All engines on one model: a table, and the ratios to ours."""
+    family, dtype = row.split("-")
+    batches = [int(batch) for batch in given.batches.split(",")]
+    with work_of(family, dtype, given, max(batches)) as work:
+        with running(["machine", *given.engines.split(",")], work, given.python) as all_of_them:
+            machine, *engines = all_of_them
+            ceilings = defaultdict(list)
+            for number in range(given.rounds + 1):  # the first one warms up
+                for what in ("read", "gemm"):
+                    ceilings[what].append(machine.ask(what)["result"])
+                for batch in batches:
+                    for new in (1, NEW_TOKENS):
+                        for engine in engines:
+                            answer = engine.ask((batch, new))
+                            engine.ids[batch, new] = answer["result"]
+                            if number:
+                                engine.seconds[batch, new].append(answer["seconds"])
+                print(f"{row}: round {number} of {given.rounds}", file=sys.stderr)
+        best = {what: max(values) for what, values in ceilings.items()}
+        return table(engines, batches, work, best["read"], best["gemm"])
+
+
+def serving(row: str, given: argparse.Namespace) -> str:
+    """Ours alone: seconds of the two turns, or of a step and of the host's part in it."""
+    labels = {
+        "turns": ("first turn", "second turn", "second / first"),
+        "host": ("step", "outside the model", "share"),
+    }[row]
+    with work_of("llama", "float32", given, 1) as work, running([row], work, []) as (engine,):
+        pairs = [engine.ask(number)["result"] for number in range(given.rounds + 1)][1:]
+    first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(after / before for before, after in pairs)
+    return "\n".join([
+        f"| | {labels[0]}, ms | {labels[1]}, ms | {labels[2]} |",
+        "|---|---|---|---|",
+        f"| {row} | {1e3 * first:.1f} | {1e3 * second:.1f} | {ratio:.3f} |",
+    ])  # fmt: skip
+
+
+def profile(given: argparse.Namespace) -> str:
+    """Where a decode step's time goes, by kind of kernel."""
+    with (
+        work_of("llama", "float32", given, 1) as work,
+        running(["profile"], work, []) as (engine,),
+    ):
+        rounds = [engine.ask(number)["result"] for number in range(given.rounds + 3)][3:]
+    lines = ["| kernel | launches | ms |", "|---|---|---|"]
+    for name in sorted(rounds[0], key=lambda name: -rounds[0][name][0]):
+        seconds = statistics.median(found[name][0] for found in rounds)
+        lines.append(f"| {name} | {rounds[0][name][1]} | {1e3 * seconds:.3f} |")
+    return "\n".join(lines)
+
+
+@contextmanager
+def work_of(family: str, dtype: str, given: argparse.Namespace, most: int) -> Iterator[Work]:
+    """A model, made if it is not there, and kept where a directory is given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (given.directory or Path(temporary)) / f"{family}-{dtype}"
+        make(folder, family, dtype)
+        yield Work(str(folder), family, dtype, given.threads, most)
+
+
+@contextmanager
+def running(names: list[str], work: Work, pythons: list[str]) -> Iterator[list[Engine]]:
+    """The engines that can be had, ready to be asked; ended when the block ends."""
+    interpreters, engines = dict(pair.split("=", 1) for pair in pythons), list[Engine]()
+    try:
+        for name in names:
+            log = Path(work.directory) / f"{name}.log"
+            engine = started(name, work, interpreters.get(name, sys.executable), log)
+            if engine is not None:
+                engines.append(engine)
+        yield engines
+    finally:
+        for engine in engines:
+            engine.end()
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", choices=("llama", "qwen3", "mixtral"), default="llama")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help=f"of {', '.join((*MODELS, *ROWS[4:]))}"
+    )
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--python", action="append", default=[], help="ENGINE=INTERPRETER")
-    parser.add_argument("--directory", type=Path, help="kept, and used again")
-    parser.add_argument("--json", type=Path, help="all times go here")
+    parser.add_argument("--directory", type=Path, help="models are kept there, and used again")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the children
-    batches = [int(batch) for batch in given.batches.split(",")]
-    pythons = dict(pair.split("=", 1) for pair in given.python)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (given.directory or Path(temporary)) / f"{given.family}-{given.dtype}"
-        make(folder, given.family, given.dtype)
-        work = Work(str(folder), given.family, given.dtype, given.threads, max(batches))
-        names = ["machine", *given.engines.split(",")]
-        running = [
-            engine
-            for name in names
-            if (engine := started(name, work, pythons.get(name, sys.executable), folder / name))
-        ]
-        try:
-            machine, *engines = running
-            keys = [(batch, new) for batch in batches for new in (1, NEW_TOKENS)]
-            ceilings = defaultdict(list)
-            for round_number in range(given.rounds + 1):  # the first one warms up
-                for what in ("read", "gemm"):
-                    ceilings[what].append(machine.ask(what)["result"])
-                for key in keys:
-                    for engine in engines:
-                        answer = engine.ask(key)
-                        engine.ids[key] = answer["result"]
-                        if round_number:
-                            engine.seconds[key].append(answer["seconds"])
-                print(f"round {round_number} of {given.rounds}", file=sys.stderr)
-        finally:
-            for engine in running:
-                engine.end()
-        best = {what: max(values) for what, values in ceilings.items()}
-        print(table(engines, batches, work, best["read"], best["gemm"]))
-        if given.json:
-            times = {
-                engine.name: {f"{batch}x{new}": s for (batch, new), s in engine.seconds.items()}
-                for engine in engines
-            }
-            given.json.write_text(json.dumps({"ceilings": ceilings, "seconds": times}))
+    for row in given.rows.split(","):
+        if row == "profile":
+            result = profile(given)
+        else:
+            result = (race if row in MODELS else serving)(row, given)
+        print(f"## {row}\n\n{result}\n", flush=True)
 
 
 if __name__ == "__main__":

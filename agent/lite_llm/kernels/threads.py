@@ -21,20 +21,19 @@ from numba import cfunc, njit
 from numba.core import types
 
 from lite_llm.kernels import cache
-from lite_llm.kernels.vector import call, fetch_add, store_word, word, words
+from lite_llm.kernels.vector import call, fetch_add, pause, store_word, word, word_now, words
 
 SLOTS = 18
 _TASKS, _NEXT, _WORKERS, _KERNEL, _HEADER = 0, 1, 2, 3, 4
-_enter, _start, _start_team, _wait = call(3), call(1), call(4), call(0)
+_enter, _start, _start_team, _give_way = call(3), call(1), call(4), call(0)
 _job, _replay_job = words(_HEADER + SLOTS), words(4)
 _WORTH_A_THREAD = 1 << 18
 """Multiplications that take one thread about 20 microseconds, and waking one takes ten."""
-_WORTH_SHARING = 1 << 14
-"""In a replay, whose threads are awake: waiting for each other takes one."""
+_LOOKS = 5_000
+"""At what others have not finished, a tenth of a millisecond of them, before a thread gives way."""
 _PADDING = (0,) * SLOTS
-STEP_WORDS = 5 + SLOTS
-"""Of a kernel in a replay: its code, tasks, the next one, whether threads share them, whether all
-threads wait for each other afterwards, and its arguments."""
+STEP_WORDS = 4 + SLOTS
+"""Of a kernel in a replay: its code, tasks, the next one, how many are done, and its arguments."""
 
 
 class Recorder(Protocol):
@@ -120,7 +119,7 @@ class Kernel:
         thread for.
         """
         if _local.recorder is not None:
-            _local.recorder.add(_step_of(self.address, tasks, work, integers))
+            _local.recorder.add(_step_of(self.address, tasks, integers))
             return
         launch, worker, team = _compiled()
         launch(
@@ -163,11 +162,11 @@ def recorded_by(recorder: Recorder) -> Iterator[None]:
 
 
 @functools.cache
-def _openmp(name: str) -> int:
-    """The address of one of GNU's entry points; 0 if there is none."""
+def _address_of(library: str | None, name: str) -> int:
+    """Of a function in a library, or in what is loaded; 0 if there is none."""
     try:
-        entry = getattr(ctypes.CDLL("libgomp.so.1"), name)
-    except (OSError, AttributeError):
+        entry = getattr(ctypes.CDLL(library), name)
+    except (OSError, AttributeError, TypeError):
         return 0
     return ctypes.cast(entry, ctypes.c_void_p).value or 0
 
@@ -217,64 +216,65 @@ def _compiled() -> tuple[Callable[..., None], int, int]:
     """How to launch, and with what: the launcher, the address of ``_work``, OpenMP's entry."""
     cached = cache.directory() is not None
     machine_code: Any = cfunc(types.void(types.intp), cache=cached)(_work)
-    return njit(nogil=True, cache=cached)(_launch), machine_code.address, _openmp("GOMP_parallel")
+    return (
+        njit(nogil=True, cache=cached)(_launch),
+        machine_code.address,
+        _address_of("libgomp.so.1", "GOMP_parallel"),
+    )
 
 
-def _step_of(kernel: int, tasks: int, work: int, integers: tuple[int, ...]) -> list[int]:
-    """A kernel in a replay."""
-    shared = tasks > 1 and work >= _WORTH_SHARING
-    return [kernel, tasks, 0, shared, 0, *integers, *_PADDING[len(integers) :]]
+def _step_of(kernel: int, tasks: int, integers: tuple[int, ...]) -> list[int]:
+    return [kernel, tasks, 0, 0, *integers, *_PADDING[len(integers) :]]
 
 
 def replay(steps: array[int], threads: int) -> None:
     """Run kernels in a row, ``STEP_WORDS`` integers each, with one start; wait for all."""
-    launch, player, team, barrier = _player()
+    launch, player, team, give_way = _player()
     address, size = steps.buffer_info()
-    launch(player, address, size // STEP_WORDS, team, barrier, threads)
+    launch(player, address, size // STEP_WORDS, team, give_way, threads)
 
 
 def _play(job: int) -> None:
-    step, steps, barrier = word(job, 0), word(job, 1), word(job, 2)
+    step, steps, give_way = word(job, 0), word(job, 1), word(job, 2)
     worker = fetch_add(job + 8 * 3, 1)
     for _ in range(steps):
-        kernel, tasks, shared = word(step, 0), word(step, 1), word(step, 3)
-        if shared != 0 and barrier != 0:
+        kernel, tasks = word(step, 0), word(step, 1)
+        task = fetch_add(step + 8 * 2, 1)
+        while task < tasks:
+            _enter(kernel, step + 8 * 4, worker, task)
+            fetch_add(step + 8 * 3, 1)
             task = fetch_add(step + 8 * 2, 1)
-            while task < tasks:
-                _enter(kernel, step + 8 * 5, worker, task)
-                task = fetch_add(step + 8 * 2, 1)
-        elif worker == 0:
-            for task in range(tasks):
-                _enter(kernel, step + 8 * 5, worker, task)
-        if word(step, 4) != 0 and barrier != 0:
-            _wait(barrier)
+        # For what was begun, not for every thread: one that isn't running delays nobody.
+        looks = 0
+        while word_now(step + 8 * 3) < tasks:
+            looks += 1
+            if looks > _LOOKS and give_way != 0:
+                _give_way(give_way)
+            else:
+                pause()
         step += 8 * STEP_WORDS
 
 
 def _launch_replay(
-    player: int, steps: int, count: int, team: int, barrier: int, threads: int
+    player: int, steps: int, count: int, team: int, give_way: int, threads: int
 ) -> None:
-    shared = 0
     for index in range(count):
-        step = steps + 8 * STEP_WORDS * index
-        store_word(0, step + 8 * 2)
-        if index > 0:
-            # What one thread did alone, and goes on from alone, needs nobody's waiting.
-            store_word(shared | word(step, 3), step - 8 * STEP_WORDS + 8 * 4)
-        shared = word(step, 3)
-    if team == 0 or barrier == 0 or threads == 1:
-        _start(player, _replay_job(steps, count, 0, 0))
+        store_word(0, steps + 8 * (STEP_WORDS * index + 2))
+        store_word(0, steps + 8 * (STEP_WORDS * index + 3))
+    job = _replay_job(steps, count, give_way, 0)
+    if team == 0 or threads == 1:
+        _start(player, job)
     else:
-        _start_team(team, player, _replay_job(steps, count, barrier, 0), threads, 0)
+        _start_team(team, player, job, threads, 0)
 
 
 @functools.cache
 def _player() -> tuple[Callable[..., None], int, int, int]:
-    """How to launch a replay, and with what: ``_play``'s address, OpenMP's entry and barrier."""
+    """How to launch a replay, and with what: its loop, OpenMP's entry, a way to let others run."""
     cached = cache.directory() is not None
     machine_code: Any = cfunc(types.void(types.intp), cache=cached)(_play)
-    team, barrier = _openmp("GOMP_parallel"), _openmp("GOMP_barrier")
-    return njit(nogil=True, cache=cached)(_launch_replay), machine_code.address, team, barrier
+    team, give_way = _address_of("libgomp.so.1", "GOMP_parallel"), _address_of(None, "sched_yield")
+    return njit(nogil=True, cache=cached)(_launch_replay), machine_code.address, team, give_way
 
 
 def table_of(integers: list[int]) -> int:

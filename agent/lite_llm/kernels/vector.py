@@ -6,6 +6,7 @@ Addresses are integers, in bytes; a *kind* says how a number is stored.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar
@@ -213,6 +214,23 @@ store_word = expression(
 )
 fetch_add = expression(_int, _fetch_add, _int, _int)
 """Add to the integer at an address, at once for all threads; what it was."""
+
+
+def _load_now(builder: Builder, address: Value) -> Value:
+    return builder.load_atomic(builder.inttoptr(address, INT64.as_pointer()), "acquire", 8)
+
+
+def _pause(builder: Builder) -> None:
+    if platform.machine() in ("x86_64", "AMD64"):
+        kind = ir.FunctionType(ir.VoidType(), [])
+        name = "llvm.x86.sse2.pause"
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+
+
+word_now = expression(_int, _load_now, _int)
+"""The integer at an address, which other threads change; what they wrote before it is seen."""
+pause = expression(types.none, _pause)
+"""Tell the processor that this thread waits for another."""
 
 
 def unpack(count: int) -> Any:
