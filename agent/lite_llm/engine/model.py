@@ -100,12 +100,13 @@ class _Files:
 
 @asynccontextmanager
 async def arriving_model(
-    directory: Path, experts: ExpertSettings | None = None
+    directory: Path, experts: ExpertSettings | None = None, *, notes: Path | None = None
 ) -> AsyncIterator[tuple[Model, Load]]:
     """A model that may run at once: each layer waits for its weights, which ``load`` brings.
 
     With ``experts``, these come as routers ask for them, within the budgets that are set there; a
-    model without any needs none. No step may be running when the block ends.
+    model without any needs none. ``notes`` is where loads note down what they verified (see
+    :class:`Loader`). No step may be running when the block ends.
     """
     files = await asyncio.to_thread(_read_files, directory)
     manifest = files.inventory.manifest
@@ -121,7 +122,8 @@ async def arriving_model(
         disk = DiskReader(threads=READERS)
         held.callback(disk.close)
         source = LocalSource(directory)
-        loading = Loader(host, disk).load(manifest, [source], wants_expert=lambda _: not are_tiered)
+        loader = Loader(host, disk, notes=notes)
+        loading = loader.load(manifest, [source], wants_expert=lambda _: not are_tiered)
         load = await held.enter_async_context(loading)
         cache = None
         if experts is not None and are_tiered:

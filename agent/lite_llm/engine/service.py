@@ -125,7 +125,8 @@ class WorkerService(AgentServicer):
     ) -> AsyncGenerator[generate_pb2.LoadProgress]:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as held:
-            arriving = arriving_model(directory, self._settings.experts)
+            settings = self._settings
+            arriving = arriving_model(directory, settings.experts, notes=settings.notes)
             model, load = await held.enter_async_context(arriving)
             served = Served(model, self._settings, self._compute, name, tier_set)
             await held.enter_async_context(served)
