@@ -85,8 +85,7 @@ def profile(work: Work) -> Callable[[Any], dict[str, list[float]]]:
     """
     from array import array
 
-    from lite_llm.kernels import get_threads, threads
-    from lite_llm.models.replaying import Recording
+    from lite_llm.kernels import Recording, get_threads, threads
 
     loop = step_loop(work, max_sequences=1)
     names = {each.address: each._function.__name__.strip("_") for each in threads._kernels}
