@@ -51,8 +51,11 @@ class Piece(Struct, frozen=True):
 class Form(Protocol):
     """How an endpoint words one answer."""
 
-    def opening(self, index: int, prompt: Sequence[Rated]) -> Piece | None:
-        """What a choice begins with before its first token; ``prompt`` as far as it was rated."""
+    def opening(
+        self, index: int, prompt: Sequence[Rated], prompt_ids: Sequence[int]
+    ) -> Piece | None:
+        """What a choice begins with before its first token; ``prompt`` as far as it was rated, and
+        its ids if the agent told them."""
 
     def chunk(self, piece: Piece) -> bytes:
         """An event of a stream."""
@@ -92,6 +95,7 @@ class Answer:
         self._usages = [generate_pb2.Usage() for _ in range(prompts)]
         self._unopened = set(range(prompts))
         self._open: set[int] = set()
+        self._prompt_ids: dict[int, Sequence[int]] = {}
 
     @property
     def usage(self) -> Usage:
@@ -101,8 +105,9 @@ class Answer:
     def pieces(self, prompt: int, event: GenerateEvent) -> Iterator[Piece]:
         """What ``event``, of the stream for this prompt, adds to the answer."""
         kind = event.WhichOneof("event")
-        if kind == "started" and self.told is None:
-            self.told = Explanation.of(event.started)
+        if kind == "started":
+            self.told = self.told or Explanation.of(event.started)
+            self._prompt_ids[prompt] = event.started.prompt_ids.ids
         if kind == self._opening_event:
             yield from self._opened(prompt, rated(event.prompt.logprobs))
         elif kind == "tokens" and not self._is_echo_only:
@@ -116,7 +121,8 @@ class Answer:
         self._unopened.remove(prompt)
         indices = range(prompt * self._n, (prompt + 1) * self._n)
         self._open.update(indices)
-        pieces = (self.form.opening(index, scores) for index in indices)
+        ids = self._prompt_ids.pop(prompt, ())
+        pieces = (self.form.opening(index, scores, ids) for index in indices)
         return [piece for piece in pieces if piece is not None]
 
     def _tokens(self, prompt: int, tokens: TokenChunk) -> Piece:

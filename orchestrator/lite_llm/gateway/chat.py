@@ -29,11 +29,13 @@ class ChatForm:
         self._id = request_id
         self._created = created
         self._prompt: Sequence[Rated] = ()
+        self._prompt_ids: list[int] | None = None
         self._num_calls: dict[int, int] = {}
 
-    def opening(self, index: int, prompt: Sequence[Rated]) -> Piece:
+    def opening(self, index: int, prompt: Sequence[Rated], prompt_ids: Sequence[int]) -> Piece:
         """The role, said once."""
         self._prompt = prompt
+        self._prompt_ids = list(prompt_ids) or None
         return Piece(index, opens=True)
 
     def chunk(self, piece: Piece) -> bytes:
@@ -44,7 +46,9 @@ class ChatForm:
             finish_reason=piece.finish_reason,
             token_ids=self._token_ids(piece),
         )
-        return self._chunk(choice, usage=None if self._wanted.include_usage else UNSET)
+        usage = None if self._wanted.include_usage else UNSET
+        tells_ids = piece.opens and self._wanted.return_token_ids
+        return self._chunk(choice, usage=usage, prompt_ids=self._prompt_ids if tells_ids else UNSET)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         return self._chunk(usage=usage)
@@ -75,7 +79,7 @@ class ChatForm:
                 prompt_logprobs=UNSET
                 if wanted.prompt_logprobs is None
                 else for_prompt(self._prompt, num_top=wanted.prompt_logprobs),
-                prompt_token_ids=None if wanted.return_token_ids else UNSET,
+                prompt_token_ids=self._prompt_ids if wanted.return_token_ids else UNSET,
                 lite_llm=told,
             )
         )
@@ -102,6 +106,7 @@ class ChatForm:
         *choices: ChunkChoice,
         usage: Usage | msgspec.UnsetType | None,
         told: Explanation | msgspec.UnsetType = UNSET,
+        prompt_ids: list[int] | msgspec.UnsetType | None = UNSET,
     ) -> bytes:
         return msgspec.json.encode(
             ChatChunk(
@@ -110,6 +115,7 @@ class ChatForm:
                 model=self._wanted.model,
                 choices=choices,
                 usage=usage,
+                prompt_token_ids=prompt_ids,
                 lite_llm=told,
             )
         )

@@ -23,12 +23,16 @@ class CompletionForm:
         self._created = created
         self._prompts = wanted.prompts()
         self._rated: dict[int, Sequence[Rated]] = {}
+        self._ids: dict[int, list[int] | None] = {}
         self._offsets = [0] * (len(self._prompts) * wanted.choices)
 
-    def opening(self, index: int, prompt: Sequence[Rated]) -> Piece | None:
+    def opening(
+        self, index: int, prompt: Sequence[Rated], prompt_ids: Sequence[int]
+    ) -> Piece | None:
         """The echo of the prompt, and its token ids."""
         number = index // self._wanted.choices
         self._rated[number] = prompt
+        self._ids[number] = list(prompt_ids) or None
         if not self._wanted.echo:
             return Piece(index, opens=True) if self._wanted.return_token_ids else None
         text, tokens = echo(self._prompts[number], prompt)
@@ -95,8 +99,9 @@ class CompletionForm:
         return for_prompt(self._rated[piece.index // self._wanted.choices], num_top=num_top)
 
     def _prompt_ids(self, piece: Piece) -> list[int] | None:
-        prompt = self._prompts[piece.index // self._wanted.choices]
-        return None if isinstance(prompt, str) else prompt
+        number = piece.index // self._wanted.choices
+        prompt = self._prompts[number]
+        return self._ids.get(number) if isinstance(prompt, str) else prompt
 
 
 def echo(prompt: str | list[int], tokens: Sequence[Rated]) -> tuple[str, list[Rated]]:

@@ -117,6 +117,7 @@ def chat_starts(
         model=ref_to_proto(model),
         chat=wanted.to_chat(),
         created_at=created,
+        return_prompt_ids=bool(wanted.return_token_ids),
         sampling=wanted.to_sampling(),
     )
     return _extended(wanted, start)
@@ -133,6 +134,7 @@ def completion_starts(
             request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
             model=ref_to_proto(model),
             sampling=wanted.to_sampling(),
+            return_prompt_ids=bool(wanted.return_token_ids),
             **_given(prompt),
         )
         for number, prompt in enumerate(prompts)

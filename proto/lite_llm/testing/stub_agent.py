@@ -86,6 +86,8 @@ async def saying(
 def _saying(start: GenerateStart, words: Sequence[str], n: int) -> Iterator[GenerateEvent]:
     wanted, prompt = start.sampling, prompt_tokens(start)
     started = GenerateStarted(request_id=start.request_id, prompt_tokens=len(prompt))
+    if start.return_prompt_ids:
+        started.prompt_ids.ids.extend(token for token, _ in prompt)
     yield GenerateEvent(started=started)
     if wanted.HasField("prompt_logprobs"):
         rated = [rated_token(token, text, wanted.prompt_logprobs) for token, text in prompt[1:]]

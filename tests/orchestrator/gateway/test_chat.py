@@ -116,7 +116,7 @@ async def test_prompt_log_probabilities_and_token_ids(
     async with http.post("/v1/chat/completions", json=body) as response:
         answer = await response.json()
     assert answer["choices"][0]["token_ids"] == [1, 2, 3]
-    assert answer["prompt_token_ids"] is None, "only the agent knows what the template gave"
+    assert answer["prompt_token_ids"] == [100, 101, 102], "what the template gave"
     first, second, third = answer["prompt_logprobs"]
     assert first is None
     assert second == {
@@ -132,3 +132,14 @@ async def test_many_streams_at_once(client: openai.AsyncOpenAI, agent: StubAgent
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     assert await asyncio.gather(*(ask() for _ in range(64))) == ["one two three"] * 64
+
+
+async def test_a_stream_tells_the_prompts_ids_once(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    body = BODY | {"stream": True, "return_token_ids": True}
+    async with http.post("/v1/chat/completions", json=body) as response:
+        lines = [line[6:] async for line in response.content if line.startswith(b"data: {")]
+    chunks = [msgspec.json.decode(line) for line in lines]
+    assert chunks[0]["prompt_token_ids"] == [100, 101, 102]
+    assert not any("prompt_token_ids" in chunk for chunk in chunks[1:])

@@ -163,7 +163,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     usage: Usage
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
-    """Null where only the agent knows them."""
+    """Null where the agent did not tell them."""
     lite_llm: Explanation | UnsetType = UNSET
 
 

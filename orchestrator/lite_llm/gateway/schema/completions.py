@@ -102,7 +102,7 @@ class Choice(Struct, frozen=True, kw_only=True):
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
-    """Null where only the agent knows them."""
+    """Null where the agent did not tell them."""
 
 
 class Completion(Struct, frozen=True, kw_only=True):

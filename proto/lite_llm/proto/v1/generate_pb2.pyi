@@ -110,6 +110,7 @@ class GenerateStart(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    RETURN_PROMPT_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the gateway, unique per request; the same when a stream is resumed elsewhere."""
     text: _builtins.str
@@ -121,6 +122,8 @@ class GenerateStart(_message.Message):
     """Seconds since the epoch, set by the gateway: what a chat template takes for now, so that a
     stream resumed elsewhere has the same prompt. 0: the agent's clock.
     """
+    return_prompt_ids: _builtins.bool
+    """The start tells the prompt's token ids."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -153,10 +156,11 @@ class GenerateStart(_message.Message):
         priority: _builtins.int = ...,
         resume: Global___Resume | None = ...,
         created_at: _builtins.int = ...,
+        return_prompt_ids: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "prompt", b"prompt", "resume", b"resume", "sampling", b"sampling", "text", b"text", "tiers", b"tiers", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "created_at", b"created_at", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "text", b"text", "tiers", b"tiers", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "created_at", b"created_at", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "return_prompt_ids", b"return_prompt_ids", "sampling", b"sampling", "tenant", b"tenant", "text", b"text", "tiers", b"tiers", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
@@ -559,6 +563,7 @@ class GenerateStarted(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
     COLD_START_FIELD_NUMBER: _builtins.int
+    PROMPT_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     node: _builtins.str
     """The agent that runs it."""
@@ -571,6 +576,10 @@ class GenerateStarted(_message.Message):
     def cold_start(self) -> Global___ColdStart:
         """If the request was held for its model to load."""
 
+    @_builtins.property
+    def prompt_ids(self) -> Global___TokenIds:
+        """If they were asked for."""
+
     def __init__(
         self,
         *,
@@ -580,10 +589,11 @@ class GenerateStarted(_message.Message):
         prompt_tokens: _builtins.int = ...,
         routing: Global___RoutingExplanation | None = ...,
         cold_start: Global___ColdStart | None = ...,
+        prompt_ids: Global___TokenIds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "routing", b"routing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "prompt_ids", b"prompt_ids", "routing", b"routing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "node", b"node", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routing", b"routing", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "node", b"node", "prompt_ids", b"prompt_ids", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routing", b"routing", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
