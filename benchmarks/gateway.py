@@ -43,6 +43,10 @@ SHORT_REQUESTS, SHORT_WIDTH = 2000, 50
 STREAMS, STREAM_TOKENS = 200, 200
 HELD = 1000
 AGENTS, HEARTBEAT_SECONDS, IDLE_SECONDS = 1000, 3.0, 15.0
+UNLOCKED = {
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+}  # what the LiteLLM proxy wants to hear before it serves without keys, as ours does
 TICKS = os.sysconf("SC_CLK_TCK")
 
 Figures = dict[str, float]
@@ -223,7 +227,7 @@ def litellm_proxy(guard: Guard, command: str, upstream: int) -> Iterator[Door]:
     model = {"model_name": "tiny", "litellm_params": parameters}
     config.write_text(json.dumps({"model_list": [model]}))
     arguments = [command, "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-    process = guard.spawn(arguments, log="litellm.log", env={"LITELLM_LOG": "ERROR"})
+    process = guard.spawn(arguments, log="litellm.log", env=UNLOCKED)
     deadline = time.monotonic() + 120
     while "startup complete" not in guard.log_tail("litellm.log", num_bytes=1 << 20):
         if process.poll() is not None or time.monotonic() > deadline:
