@@ -48,13 +48,15 @@ class History:
         """Uses since it came into the pool."""
         self.expected_N: Floats = np.zeros(num, np.float64)
         """Probability of use at the layer's next visit, as a prefetch said; 0 for nothing said."""
+        self._is_expecting = False
         self.odds = Odds(self.slices) if learns else None
 
     def visit(self, layer: int, decode: Ints, prefill: Ints) -> None:
         """A layer demands these experts: for rows that decode, and only for rows of prompts."""
         self.tick += 1
         self.layer = layer
-        self.expected_N[self.slices[layer]] = 0.0
+        if self._is_expecting:
+            self.expected_N[self.slices[layer]] = 0.0
         self.last_use_N[decode] = self.tick
         self.stay_count_N[decode] += 1
         if len(prefill):
@@ -65,6 +67,11 @@ class History:
             self.last_decode_N[decode] = self.tick
             if self.odds is not None:
                 self.odds.visit(layer, decode)
+
+    def expect(self, experts: Ints, probability: float) -> None:
+        """Their layers' next visits will use them with this probability."""
+        self._is_expecting = True
+        self.expected_N[experts] = probability
 
     def enter(self, experts: Ints) -> None:
         """They come into the pool."""

@@ -105,7 +105,7 @@ class Pool:
 
     def want(self, experts: Ints, probability: float, prefill: bool = False) -> Entry:
         """See :meth:`SlotTable.want`; each once, all with the same probability."""
-        self.history.expected_N[experts] = probability
+        self.history.expect(experts, probability)
         absent = experts[self.slot_N[experts] < 0]
         newcomers, victims = self.choose(absent, prefill=prefill, is_selective=not prefill)
         entry = self.put(newcomers, victims, prefill)

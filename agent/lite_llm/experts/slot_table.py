@@ -107,7 +107,7 @@ class SlotTable(Generic[K]):
         """
         pool, index = self._pool, self._layer[layer]
         decode_D, prefill_P = self._numbers(index, decode), self._numbers(index, prefill)
-        promoted = decode_D[pool.is_prompts_N[decode_D]]
+        promoted = decode_D if self._log is None else decode_D[pool.is_prompts_N[decode_D]]
         outcome = pool.demand(index, decode_D, prefill_P)
         pool.pins_S[pool.slot_N[outcome.hits]] += 1
         hits = self._placed(outcome.hits)

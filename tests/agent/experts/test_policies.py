@@ -51,7 +51,7 @@ def test_frequency_counts_only_the_stay() -> None:
 
 def test_what_a_prefetch_expects_counts_as_recent_until_its_layer_came() -> None:
     history = history_of((0, [0]), (0, [1]), (0, [2]))
-    history.expected_N[0] = 0.9
+    history.expect(np.array([0]), 0.9)
     assert least(LRU, history, 0, 1) == 1
     assert least(NEAREST, history, 0, 1) == 1
     history.visit(0, np.array([3]), NOBODY)
