@@ -58,6 +58,8 @@ class AgentSettings:
     kv_bytes: int | None = None
     """Key-value cache of each worker; None: a worker's own choice, an eighth of the machine at
     most, which is then counted for each."""
+    kv_disk_bytes: int | None = None
+    """On the state directory's disk, for what has left a worker's cache; None: it is gone then."""
     worker_bytes: int = 512 << 20
     """What a worker is counted with beside its weights and its cache: Python, torch, buffers."""
     prefork: bool = True
@@ -69,6 +71,9 @@ class AgentSettings:
     patience_seconds: float = 20.0
     """A model that waited so long for memory gets it from those that are busy, too: they take no
     more requests and finish what runs."""
+    compiled_directory: Path | None = None
+    """Compiled kernels of all engines are kept there, so that they outlive a container; None: where
+    each engine keeps them by itself."""
     hang_seconds: float = 120.0
     """Without an answer or an end of its step, after which a worker is taken for hung."""
     restarts: RestartPolicy = field(default_factory=RestartPolicy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,9 +38,14 @@ class StateDirectory:
         """Of each model that is held: what a later agent brings back if this one dies."""
         return self.root / "specs"
 
+    @property
+    def kv(self) -> Path:
+        """Of each worker, what has left its key-value cache; gone with it."""
+        return self.root / "kv"
+
     def make(self) -> None:
         """Again, too: cleaners of temporary files take folders from under long-lived agents."""
-        for path in (self.root, self.sockets, self.logs, self.specs):
+        for path in (self.root, self.sockets, self.logs, self.specs, self.kv):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -63,6 +69,8 @@ def claimed(root: Path) -> Iterator[StateDirectory]:
             if stale.suffix == PID_SUFFIX:
                 reap(stale)
             stale.unlink()
+        for left in directory.kv.iterdir():
+            shutil.rmtree(left)
         yield directory
 
 

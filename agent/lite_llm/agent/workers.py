@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ from lite_llm.agent.settings import AgentSettings
 from lite_llm.agent.state_directory import StateDirectory
 from lite_llm.backends import NATIVE, worker_module
 from lite_llm.backends.forked import ForkedProcess, Prefork, prefork
+from lite_llm.backends.start_cache import StartCache
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost, WorkerCrashed
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
@@ -41,6 +43,7 @@ SPIN = {"GOMP_SPINCOUNT": "50000"}
 milliseconds, which on cores that workers share makes two threads ten times slower than one."""
 WARM_UP = "lite_llm.kernels:warm_up"
 """Called once in the process that workers are forked from, after the imports."""
+COMPILED_BYTES = 16 << 30  # of kernels for all models that were ever here, the oldest leave
 OBITUARY_SECONDS = 5.0  # between a broken connection and the news of its process's end
 LAST_WORDS = 200  # characters of what a worker said at last, in the error about its end
 
@@ -109,10 +112,15 @@ class Workers:
         self._settings = settings
         self._closing = AsyncExitStack()
         self._forks: Prefork | None = None
+        self._environment = dict(SPIN)
 
     async def __aenter__(self) -> Self:
+        if self._settings.compiled_directory is not None:
+            compiled = StartCache(self._settings.compiled_directory, max_bytes=COMPILED_BYTES)
+            await asyncio.to_thread(compiled.trim)
+            self._environment |= compiled.environment()
         if self._settings.prefork:
-            made = prefork(worker_module(NATIVE), WARM_UP, environment=SPIN)
+            made = prefork(worker_module(NATIVE), WARM_UP, environment=self._environment)
             self._forks = await self._closing.enter_async_context(made)
         return self
 
@@ -142,14 +150,16 @@ class Workers:
         try:
             with theirs, log_path.open("wb") as output:
                 arguments = ["--socket", str(path), "--threads", str(self._settings.worker_threads)]
-                if backend == NATIVE and self._settings.kv_bytes is not None:
-                    arguments += ["--kv-bytes", str(self._settings.kv_bytes)]
+                if backend == NATIVE:
+                    arguments += self._engine_options(path.stem)
                 lifeline = theirs.fileno()
                 process = (
                     await self._forked(arguments, lifeline, output.fileno())
                     if backend == NATIVE
                     else None
-                ) or await _spawned(worker_module(backend), arguments, lifeline, output.fileno())
+                ) or await self._spawned(
+                    worker_module(backend), arguments, lifeline, output.fileno()
+                )
         except BaseException:
             ours.close()
             raise
@@ -184,6 +194,32 @@ class Workers:
             log.warning("workers can't be forked any more", error=str(error))
             return None
 
+    async def _spawned(
+        self, module: str, arguments: list[str], lifeline: int, output: int
+    ) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P"),  # nothing from the current directory
+            *("-m", module),  # a name, not an import: this process does without torch
+            *(*arguments, "--lifeline", str(lifeline)),
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[lifeline],
+            env={**self._environment, **os.environ},
+            start_new_session=True,  # ^C in a terminal is for us; we stop our workers
+        )
+
+    def _engine_options(self, number: str) -> list[str]:
+        """That foreign engines do not have."""
+        settings = self._settings
+        options: list[str] = []
+        if settings.kv_bytes is not None:
+            options += ["--kv-bytes", str(settings.kv_bytes)]
+        if settings.kv_disk_bytes is not None:
+            options += ["--kv-disk-directory", str(self._directory.kv / number)]
+            options += ["--kv-disk-bytes", str(settings.kv_disk_bytes)]
+        return options
+
     async def _wait_up(self, running: _Running, who: str) -> None:
         seconds = self._settings.start_seconds
         running.lifeline.setblocking(False)
@@ -215,20 +251,7 @@ class Workers:
             running.lifeline.close()
             running.socket_path.unlink(missing_ok=True)
             running.pid_path.unlink(missing_ok=True)
-
-
-async def _spawned(module: str, arguments: list[str], lifeline: int, output: int) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P"),  # nothing from the current directory
-        *("-m", module),  # a name, not an import: this process does without torch
-        *(*arguments, "--lifeline", str(lifeline)),
-        stdin=DEVNULL,
-        stdout=output,
-        stderr=output,
-        pass_fds=[lifeline],
-        env={**SPIN, **os.environ},
-        start_new_session=True,  # ^C in a terminal is for us; we stop our workers
-    )
+            shutil.rmtree(self._directory.kv / running.socket_path.stem, ignore_errors=True)
 
 
 def _last_words(path: Path) -> str:

@@ -99,7 +99,7 @@ class Download:
                 break
         if not file.has(wanted):
             raise StorageFailed(f"{name} did not come", where=name, remedy="ask another")
-        return await asyncio.to_thread(_read, file.path, offset, end - offset)
+        return await asyncio.to_thread(_read, file, offset, end - offset)
 
     def _pieces(self, *, distrusted: bool) -> Iterator[_Piece]:
         for name, file in self._files.items():
@@ -183,7 +183,11 @@ def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
     return found
 
 
-def _read(path: Path, offset: int, num_bytes: int) -> bytes:
-    with path.open("rb") as file:
+def _read(cached: CachedFile, offset: int, num_bytes: int) -> bytes:
+    try:
+        file = cached.partial.open("rb")
+    except FileNotFoundError:  # it is complete, maybe since a moment ago
+        file = cached.final.open("rb")
+    with file:
         file.seek(offset)
         return file.read(num_bytes)

@@ -181,6 +181,7 @@ def agent(
             warm_bytes=options.size(warm),
             kv_bytes=options.size(kv_memory),
             prefork=prefork,
+            compiled_directory=cache_dir / "compiled" if cache_dir else None,
             zone=zone,
             price_class=price_class,
             labels=options.labels(label or ()),

@@ -123,7 +123,8 @@ CacheDir = Annotated[
     typer.Option(
         "--cache-dir",
         envvar="LITE_LLM_CACHE_DIR",
-        help="Checkpoints from stores. Left out: below --state-dir.",
+        help="Checkpoints from stores, and compiled kernels. Left out: below --state-dir, and"
+        " kernels where each engine keeps them.",
         rich_help_panel=_BUDGETS,
     ),
 ]
