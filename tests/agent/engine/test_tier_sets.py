@@ -21,6 +21,7 @@ from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
 from lite_llm.engine.tier_grants import Grant, TierGrants
+from lite_llm.experts import ExpertSettings
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.generate_pb2 import TierSelection
 from lite_llm.testing.checkpoints import write_tokenizer
@@ -227,20 +228,31 @@ class Context:
         """It is never done."""
 
 
-async def started(service: WorkerService, **selection: Any) -> generate_pb2.GenerateStarted:
+async def answered(
+    service: WorkerService, max_tokens: int = 2, **selection: Any
+) -> list[generate_pb2.GenerateEvent]:
     async def asked() -> AsyncIterator[generate_pb2.GenerateRequest]:
         yield generate_pb2.GenerateRequest(
             start=generate_pb2.GenerateStart(
                 text="hi",
                 tiers=TierSelection(**selection),
-                sampling=generate_pb2.SamplingParameters(max_tokens=2),
+                sampling=generate_pb2.SamplingParameters(max_tokens=max_tokens, ignore_eos=True),
             )
         )
 
     async with asyncio.timeout(60.0):
         events = [event async for event in service.Generate(asked(), cast(Any, Context()))]
     assert events[-1].WhichOneof("event") == "finished"
-    return events[0].started
+    return events
+
+
+async def started(service: WorkerService, **selection: Any) -> generate_pb2.GenerateStarted:
+    return (await answered(service, **selection))[0].started
+
+
+async def said_over_the_wire(service: WorkerService, names: tuple[str, ...]) -> list[int]:
+    events = await answered(service, 16, tiers=names)
+    return [token for event in events for token in event.tokens.token_ids]
 
 
 async def test_a_worker_serves_the_tier_set_that_it_is_told(tmp_path: Path) -> None:
@@ -272,3 +284,28 @@ async def test_a_worker_serves_the_tier_set_that_it_is_told(tmp_path: Path) -> N
             assert (await started(service, tiers=["far"])).tiers == ["far"]
             with pytest.raises(Forbidden):
                 await started(service, tiers=["new"])
+
+
+async def told(directory: Path, settings: ServingSettings) -> list[list[int]]:
+    """What a worker says under each selection, one after the other and then all at once."""
+    spec = model_pb2.ModelSpec(
+        ref=ref_to_proto(ModelRef("default", "small")),
+        source=model_pb2.ModelSource(uri=str(directory)),
+    )
+    with ComputeThread(lambda: None) as compute:
+        service = WorkerService(compute, settings)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
+        async with service:
+            load = service.Load(agent_pb2.LoadRequest(spec=spec), cast(Any, None))
+            assert [step async for step in load]
+            alone = [await said_over_the_wire(service, names) for names in SELECTIONS]
+            together = (said_over_the_wire(service, names) for names in SELECTIONS)
+            assert await asyncio.gather(*together) == alone
+    return alone
+
+
+async def test_experts_that_are_fetched_answer_as_those_at_hand(tmp_path: Path) -> None:
+    directory = hser(tmp_path, NEAR, FAR, NEW)
+    budget = ExpertSettings(hot_bytes=100 << 10, warm_bytes=100 << 10)  # of 250 KB
+    held = await told(directory, ServingSettings())
+    assert await told(directory, ServingSettings(experts=budget)) == held
+    assert len(set(map(tuple, held))) == len(held)
