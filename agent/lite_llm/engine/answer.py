@@ -31,6 +31,7 @@ class Answer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._request_id = start.request_id
+        self._tells_prompt = start.return_prompt_ids
         self._request = request
         self._tokenizer = tokenizer
         self._measures = measures
@@ -83,6 +84,8 @@ class Answer:
             prompt_tokens=len(self._request.prompt),
             tiers=self._request.tiers.names,
         )
+        if self._tells_prompt:
+            started.prompt_ids.ids.extend(self._request.prompt)
         return self._numbered(wire.GenerateEvent(started=started))
 
     def _token(self, token: Token) -> wire.GenerateEvent:

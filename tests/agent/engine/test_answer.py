@@ -19,6 +19,7 @@ from lite_llm.engine import (
     Token,
 )
 from lite_llm.engine.answer import Answer
+from lite_llm.engine.tier_grants import Grant
 from lite_llm.proto.v1 import generate_pb2 as wire
 from lite_llm.telemetry import Metrics
 
@@ -44,8 +45,11 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def told(model: Model, metrics: Metrics) -> Callable[..., Any]:
-    def new(request: Request, *steps: Step, next_sequence: int = 0) -> list[wire.GenerateEvent]:
-        start = wire.GenerateStart(request_id="r", resume=wire.Resume(next_sequence=next_sequence))
+    def new(
+        request: Request, *steps: Step, next_sequence: int = 0, **fields: Any
+    ) -> list[wire.GenerateEvent]:
+        resume = wire.Resume(next_sequence=next_sequence)
+        start = wire.GenerateStart(request_id="r", resume=resume, **fields)
         measures = Measures(metrics, "tiny")
         answer = Answer(start, request, model.tokenizer, measures, clock=Clock())
         events = [event for step in steps if (event := answer.event(step))]
@@ -82,6 +86,15 @@ def test_a_stream_of_two_sequences(told: Any, ask: Any, metrics: Metrics) -> Non
     assert value("vllm:generation_tokens_total", labels) == 3
     assert value("vllm:inter_token_latency_seconds_count", labels) == 1
     assert value("vllm:request_success_total", {**labels, "finished_reason": "stop"}) == 1
+
+
+def test_what_was_decided_is_told_at_the_start(told: Any, ask: Any) -> None:
+    request = ask(prompt=[1, 5, 5], tiers=Grant(("near", "far"), frozenset({0, 1})))
+    [plain] = told(request, Started(0))
+    [whole] = told(request, Started(0), return_prompt_ids=True)
+    assert plain.started.tiers == whole.started.tiers == ["near", "far"]
+    assert not plain.started.HasField("prompt_ids")
+    assert whole.started.prompt_ids.ids == [1, 5, 5]
 
 
 def test_logprobs_tell_each_tokens_text(told: Any, ask: Any, model: Model) -> None:
