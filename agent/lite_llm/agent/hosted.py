@@ -15,12 +15,14 @@ from lite_llm.agent.residency import Holding, words_for
 from lite_llm.agent.restarts import RestartPolicy, Restarts
 from lite_llm.agent.room import Occupant
 from lite_llm.agent.streams import Stream
+from lite_llm.agent.timeline import Timeline
 from lite_llm.agent.workers import Worker
 from lite_llm.contracts import LiteLLMError, Medium, ModelEvent, ModelRef, ModelState
 from lite_llm.contracts.errors import AgentLost, Cancelled, NoAgent, Overloaded
 from lite_llm.contracts.states import advanced
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.generate_pb2 import LoadProgress
+from lite_llm.telemetry.metrics import Metrics
 from lite_llm.wire import ref_to_proto
 from lite_llm.wire.values import state_to_proto
 
@@ -58,6 +60,7 @@ class HostedModel:
         *,
         settle_seconds: float = 0.0,
         restarts: RestartPolicy | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """``notify`` is called after every change, whatever changed."""
         self.ref = ref
@@ -75,6 +78,7 @@ class HostedModel:
         self.restarts = Restarts(restarts or RestartPolicy())
         self.worker: Worker | None = None
         """While it has the weights."""
+        self._timeline = Timeline(metrics, str(ref))
         self._settle_seconds = settle_seconds
         self._reason = "declared"
         self._error: LiteLLMError | None = None
@@ -126,6 +130,8 @@ class HostedModel:
     def want(self, goal: Goal) -> None:
         """It is wanted there from now on."""
         if goal is not self.goal:
+            if goal is Goal.DEVICE and not self.state.runs_requests:
+                self._timeline.begin(self.medium)
             self.goal = goal
             self._changed()
 
@@ -232,12 +238,14 @@ class HostedModel:
 
     def abandon(self) -> None:
         """Tell those who follow a load, if there is one, that it was given up."""
+        self._timeline.end("cancelled")
         self._error = Cancelled(f"the load of {self.ref} was given up", where=str(self.ref))
         self._changed()
 
     def activated(self, report: agent_pb2.AgentReport) -> None:
         """It takes requests from now on."""
         self.heard(report)
+        self._timeline.end("ok")
         self._is_fresh = True
         self._last_use = time.monotonic()
         asyncio.get_running_loop().call_later(self._settle_seconds, self._settled)
@@ -250,6 +258,7 @@ class HostedModel:
 
     def failed(self, error: LiteLLMError) -> None:
         """For good, until somebody loads it again."""
+        self._timeline.end("failed")
         self._error = error
         self.step(ModelEvent.FAILED, str(error))
 
@@ -266,6 +275,11 @@ class HostedModel:
             self._reason = reason
             self._changed()
 
+    def waits(self, reason: str) -> None:
+        """For memory, or for a process."""
+        self._timeline.enter(generate_pb2.LOAD_PHASE_QUEUE)
+        self.tell(reason)
+
     def fetching(self, progress: LoadProgress, digest: str) -> None:
         """Bytes come from the source to this machine's disk."""
         self._digest = digest
@@ -281,6 +295,7 @@ class HostedModel:
 
     def progressed(self, progress: LoadProgress) -> None:
         """A load is as far as that."""
+        self._timeline.enter(progress.phase)
         # The bytes belong to the reading; later phases have none of their own.
         progress.total_bytes = progress.total_bytes or self._progress.total_bytes
         progress.done_bytes = progress.done_bytes or self._progress.done_bytes

@@ -65,6 +65,7 @@ async def opened(
                 memories=Memories(directory),
                 kv_bytes=_of(settings.kv_bytes, machine // KV_SHARE),
                 tier_set=declared.tier_set,
+                metrics=metrics,
             ),
             disks,
         )

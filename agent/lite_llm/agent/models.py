@@ -70,6 +70,7 @@ class Models:
             self.changes.notify,
             settle_seconds=self._house.settings.settle_seconds,
             restarts=self._house.settings.restarts,
+            metrics=self._house.metrics,
         )
         if model.leaving:
             raise NoAgent(f"{ref} is being unloaded", where=str(ref), retry_after=1.0)

@@ -28,6 +28,7 @@ from lite_llm.agent.workers import Worker, Workers
 from lite_llm.contracts import LiteLLMError, Medium, ModelEvent, ModelRef, ModelState
 from lite_llm.contracts.errors import Corrupt, Internal, WorkerCrashed
 from lite_llm.proto.v1 import agent_pb2, model_pb2
+from lite_llm.telemetry.metrics import Metrics
 from lite_llm.wire.values import state_from_proto
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,7 @@ class House:
     """Counted for each worker's cache."""
     tier_set: Callable[[ModelRef], Awaitable[model_pb2.TierSetSpec]]
     """What a declared TierSet says."""
+    metrics: Metrics | None = None
 
     def cost_of(self, checkpoint: LocalCheckpoint) -> int:
         """Bytes of memory that a worker with this model may take."""
@@ -119,7 +121,7 @@ async def _sleep(model: HostedModel, checkpoint: LocalCheckpoint, house: House) 
 async def _serve(model: HostedModel, checkpoint: LocalCheckpoint, house: House) -> None:
     cost = house.cost_of(checkpoint)
     try:
-        async with house.memory.room(model, cost, model.tell), _worker(model, house) as worker:
+        async with house.memory.room(model, cost, model.waits), _worker(model, house) as worker:
             await _load(model, worker, checkpoint, house)
             await _until_unwanted(model, worker)
         if model.state is ModelState.FROZEN:
@@ -158,7 +160,7 @@ async def _recover(model: HostedModel, crash: WorkerCrashed) -> None:
 @asynccontextmanager
 async def _worker(model: HostedModel, house: House) -> AsyncIterator[Worker]:
     """A worker that is looked after."""
-    model.tell("cold: starting a worker process")
+    model.waits("cold: starting a worker process")
     async with house.workers.open(model.ref, model.spec.backend) as worker:
         watching = asyncio.create_task(
             watch(

@@ -99,6 +99,8 @@ async def test_the_http_port(tmp_path: Path) -> None:
         }
         assert samples["vllm:generation_tokens_total"] >= 8
         assert 'lite_llm_tier_bytes{node="node-1",state="capacity",tier="nvme"}' in page
+        started = 'lite_llm_cold_start_seconds_count{model="default/tiny",path="cold",phase="init"}'
+        assert f"{started} 1.0" in page
         assert page.count("# TYPE process_resident_memory_bytes gauge") == 1
         by_grpc = await stub.Metrics(agent_pb2.MetricsRequest())
         assert "vllm:generation_tokens_total" in by_grpc.text
