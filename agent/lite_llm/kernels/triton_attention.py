@@ -14,8 +14,6 @@ of two: a main part and a rest. A row at a negative position is padding and gets
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton.language as tl
 
 from lite_llm.kernels.triton_launch import inlined, kernel
@@ -26,7 +24,14 @@ SPLIT, BLOCK = 256, 64
 
 
 @inlined
-def _folded(top: Any, mass: Any, total: Any, top_2: Any, mass_2: Any, total_2: Any) -> Any:
+def _folded(
+    top: tl.tensor,
+    mass: tl.tensor,
+    total: tl.tensor,
+    top_2: tl.tensor,
+    mass_2: tl.tensor,
+    total_2: tl.tensor,
+) -> tl.tensor:
     """A running softmax and that of the positions after it; totals are ``[M, E]``, others [M]."""
     new_top = tl.maximum(top, top_2)
     base = tl.where(new_top == -float("inf"), 0.0, new_top)  # of lines that saw nothing so far
@@ -39,30 +44,30 @@ def _folded(top: Any, mass: Any, total: Any, top_2: Any, mass_2: Any, total_2: A
 
 @kernel(free=("pages_row", "length"))
 def attend(
-    query: Any,
-    query_row: Any,
-    query_head: Any,
-    keys: Any,
-    key_page: Any,
-    key_head: Any,
-    key_slot: Any,
-    values: Any,
-    value_page: Any,
-    value_head: Any,
-    value_slot: Any,
-    sequences: Any,
-    positions: Any,
-    pages: Any,
-    pages_row: Any,
-    tiles: Any,
-    sinks: Any,
-    out: Any,
-    part_sum: Any,
-    part_state: Any,
-    length: Any,
-    scale: Any,
-    softcap: Any,
-    window: Any,
+    query: tl.tensor,
+    query_row: tl.tensor,
+    query_head: tl.tensor,
+    keys: tl.tensor,
+    key_page: tl.tensor,
+    key_head: tl.tensor,
+    key_slot: tl.tensor,
+    values: tl.tensor,
+    value_page: tl.tensor,
+    value_head: tl.tensor,
+    value_slot: tl.tensor,
+    sequences: tl.tensor,
+    positions: tl.tensor,
+    pages: tl.tensor,
+    pages_row: tl.tensor,
+    tiles: tl.tensor,
+    sinks: tl.tensor,
+    out: tl.tensor,
+    part_sum: tl.tensor,
+    part_state: tl.tensor,
+    length: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    window: tl.tensor,
     SHARED: tl.constexpr,
     CHUNKS: tl.constexpr,
     HEADS: tl.constexpr,
@@ -197,13 +202,13 @@ def attend(
 
 @kernel(free=("length",))
 def fold(
-    part_sum: Any,
-    part_state: Any,
-    positions: Any,
-    sinks: Any,
-    out: Any,
-    length: Any,
-    window: Any,
+    part_sum: tl.tensor,
+    part_state: tl.tensor,
+    positions: tl.tensor,
+    sinks: tl.tensor,
+    out: tl.tensor,
+    length: tl.tensor,
+    window: tl.tensor,
     HEADS: tl.constexpr,
     VALUE: tl.constexpr,
     VALUES: tl.constexpr,

@@ -7,7 +7,7 @@ dimensions of a key and a value.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -201,24 +201,24 @@ def _is_proven(
 
 @kernel(free=("pages_row",))
 def _store(
-    keys: Any,
-    key_row: Any,
-    key_head: Any,
-    key_pool: Any,
-    key_pool_page: Any,
-    key_pool_head: Any,
-    key_pool_slot: Any,
-    values: Any,
-    value_row: Any,
-    value_head: Any,
-    value_pool: Any,
-    value_pool_page: Any,
-    value_pool_head: Any,
-    value_pool_slot: Any,
-    sequences: Any,
-    positions: Any,
-    pages: Any,
-    pages_row: Any,
+    keys: tl.tensor,
+    key_row: tl.tensor,
+    key_head: tl.tensor,
+    key_pool: tl.tensor,
+    key_pool_page: tl.tensor,
+    key_pool_head: tl.tensor,
+    key_pool_slot: tl.tensor,
+    values: tl.tensor,
+    value_row: tl.tensor,
+    value_head: tl.tensor,
+    value_pool: tl.tensor,
+    value_pool_page: tl.tensor,
+    value_pool_head: tl.tensor,
+    value_pool_slot: tl.tensor,
+    sequences: tl.tensor,
+    positions: tl.tensor,
+    pages: tl.tensor,
+    pages_row: tl.tensor,
     HEADS: tl.constexpr,
     KEY: tl.constexpr,
     VALUE: tl.constexpr,

@@ -9,8 +9,6 @@ turned, F inner size, V vocabulary, X elements of a block.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -25,13 +23,13 @@ _GATE_BLOCK = 1024
 
 
 @inlined
-def rounded(x: Any, like: Any) -> Any:
+def rounded(x: tl.tensor, like: tl.tensor) -> tl.tensor:
     """To what ``like`` points at, and back to float32."""
     return x.to(like.dtype.element_ty).to(tl.float32)
 
 
 @inlined
-def tanh(x: Any) -> Any:
+def tanh(x: tl.tensor) -> tl.tensor:
     """Without cancellation for large x; for small x, to a few units of 1e-7."""
     power = tl.exp(-2.0 * tl.abs(x))
     size = (1.0 - power) / (1.0 + power)
@@ -40,13 +38,13 @@ def tanh(x: Any) -> Any:
 
 @kernel(anywhere=("x", "outer_stride", "inner_stride", "weight", "out"))
 def _normalise(
-    x: Any,
-    outer_stride: Any,
-    inner_stride: Any,
-    inner: Any,
-    weight: Any,
-    out: Any,
-    epsilon: Any,
+    x: tl.tensor,
+    outer_stride: tl.tensor,
+    inner_stride: tl.tensor,
+    inner: tl.tensor,
+    weight: tl.tensor,
+    out: tl.tensor,
+    epsilon: tl.tensor,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     WEIGHTED: tl.constexpr,
@@ -94,13 +92,13 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor | None, epsilon: float, *, plus_one:
 
 @kernel()
 def _rotate(
-    x: Any,
-    row_stride: Any,
-    head_stride: Any,
-    cosine: Any,
-    sine: Any,
-    turn_stride: Any,
-    out: Any,
+    x: tl.tensor,
+    row_stride: tl.tensor,
+    head_stride: tl.tensor,
+    cosine: tl.tensor,
+    sine: tl.tensor,
+    turn_stride: tl.tensor,
+    out: tl.tensor,
     HEADS: tl.constexpr,
     SIZE: tl.constexpr,
     HALF: tl.constexpr,
@@ -161,12 +159,12 @@ def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
 
 @kernel()
 def _gate(
-    gate: Any,
-    gate_stride: Any,
-    up: Any,
-    up_stride: Any,
-    out: Any,
-    size: Any,
+    gate: tl.tensor,
+    gate_stride: tl.tensor,
+    up: tl.tensor,
+    up_stride: tl.tensor,
+    out: tl.tensor,
+    size: tl.tensor,
     ACTIVATION: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -206,7 +204,12 @@ def gated(gate_TF: Tensor, up_TF: Tensor, activation: int) -> Tensor:
 
 @kernel(free=("size",), anywhere=("x", "stride", "out"))
 def _soften(
-    x: Any, stride: Any, out: Any, size: Any, LOGARITHM: tl.constexpr, BLOCK: tl.constexpr
+    x: tl.tensor,
+    stride: tl.tensor,
+    out: tl.tensor,
+    size: tl.tensor,
+    LOGARITHM: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     x += row * stride
