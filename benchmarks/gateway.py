@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import statistics
 import sys
 import time
@@ -217,6 +218,11 @@ async def idle(door: Door, store: Store) -> Figures:
     return {"cores with 1,000 agents": cores}
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def litellm_proxy(guard: Guard, command: str, upstream: int) -> Iterator[Door]:
     """The LiteLLM proxy in front of the stub's HTTP server."""
@@ -229,7 +235,7 @@ def litellm_proxy(guard: Guard, command: str, upstream: int) -> Iterator[Door]:
     arguments = [command, "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
     process = guard.spawn(arguments, log="litellm.log", env=UNLOCKED)
     deadline = time.monotonic() + 120
-    while "startup complete" not in guard.log_tail("litellm.log", num_bytes=1 << 20):
+    while not _listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
             sys.exit(guard.log_tail("litellm.log"))
         time.sleep(0.2)

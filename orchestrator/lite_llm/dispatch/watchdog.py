@@ -20,6 +20,7 @@ from lite_llm.proto.v1.agent_pb2 import AgentStatus, AgentStatusRequest
 from lite_llm.wire.endpoints import Cancellable
 
 TICK_SECONDS = 0.2
+LATE_SECONDS = 1.0  # a tick that comes so late says that we did not listen: the silence is our own
 SILENCE_SECONDS = 0.5  # of a stream, before its agent is asked whether it lives
 PROBE_SECONDS = 0.6  # for the answer, twice: with the two above, under 2 s until a stream moves on
 PROBES = 2
@@ -123,10 +124,10 @@ class Watchdog:
             due = monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             now = monotonic()
-            if (late := now - due) > TICK_SECONDS:  # we did not listen: the silence is our own
+            if (late := now - due) > LATE_SECONDS:
                 self._late_at = now
             for node, streams in list(self._streams.items()):
-                if late > TICK_SECONDS:
+                if late > LATE_SECONDS:
                     for patience in streams:
                         patience.forgive(late)
                 self._look_at(node, streams, now)
