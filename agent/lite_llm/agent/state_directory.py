@@ -39,13 +39,18 @@ class StateDirectory:
         return self.root / "specs"
 
     @property
+    def notes(self) -> Path:
+        """Which bytes of local files were checked already; shared by all workers."""
+        return self.root / "verified"
+
+    @property
     def kv(self) -> Path:
         """Of each worker, what has left its key-value cache; gone with it."""
         return self.root / "kv"
 
     def make(self) -> None:
         """Again, too: cleaners of temporary files take folders from under long-lived agents."""
-        for path in (self.root, self.sockets, self.logs, self.specs, self.kv):
+        for path in (self.root, self.sockets, self.logs, self.specs, self.notes, self.kv):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 

@@ -212,7 +212,7 @@ class Workers:
     def _engine_options(self, number: str) -> list[str]:
         """That foreign engines do not have."""
         settings = self._settings
-        options: list[str] = []
+        options = ["--notes-directory", str(self._directory.notes)]
         if settings.kv_bytes is not None:
             options += ["--kv-bytes", str(settings.kv_bytes)]
         if settings.kv_disk_bytes is not None:
