@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from lite_llm.contracts.errors import LiteLLMError
+from lite_llm.contracts.errors import LiteLLMError, OverBudget
 from lite_llm.contracts.manifest import ExpertRecord
 from lite_llm.experts.bank import ExpertWeights, NotThere, Wave
 from lite_llm.experts.events import EventLog
@@ -32,6 +32,9 @@ from lite_llm.tiers import RecordReader
 
 PASSAGE: Final = 2
 """Hot slots for experts that the table keeps no place for: one runs while the next one comes."""
+
+HELD_URGENCY: Final = 1e6
+"""Of what is fetched to stay: after all that is expected soon."""
 
 FORGETTING_VISITS: Final = 4
 """Steps without a miss after which nothing is fetched early any more."""
@@ -108,6 +111,20 @@ class ExpertCache:
         Raises :class:`StillLeased` while somebody holds weights of an expert.
         """
         self._closing.close()
+
+    def hold(self, tiers: Collection[int]) -> bool:
+        """Bring the experts of these tiers, while nothing more urgent waits, and keep them.
+
+        False, and none is kept, if they don't fit.
+        """
+        wanted = [number for number, key in enumerate(self.keys) if key.tier in tiers]
+        try:
+            loads = self.table.hold(wanted)
+        except OverBudget:
+            return False
+        for load in loads:
+            self.fetcher.start(load.place.key, self.slots[load.place.slot], HELD_URGENCY)
+        return True
 
     def bank(self, layer: int) -> TieredBank:
         """One layer's experts."""

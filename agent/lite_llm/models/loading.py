@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
+
 from lite_llm.checkpoint import Reader
 from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.contracts.tiers import Placement
 from lite_llm.experts import Bank, ExpertCache, ExpertSettings, ResidentBank
 from lite_llm.models.architecture import DecoderConfig
 from lite_llm.models.assembly import (
@@ -27,6 +31,8 @@ from lite_llm.tiers import Load, RecordReader
 
 Result = TypeVar("Result")
 
+log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -39,9 +45,20 @@ class Progress:
 def open_expert_cache(
     inventory: Inventory, reader: RecordReader, settings: ExpertSettings
 ) -> ExpertCache:
-    """For the experts of a model that are not all to be in memory. Raises InvalidSettings."""
+    """For the experts of a model that are not all to be in memory.
+
+    Tiers that are placed hot stay in hot slots, if all of them fit. Raises InvalidSettings.
+    """
     layers = {number: records for number, records in enumerate(inventory.experts) if records}
-    return ExpertCache(layers, inventory.config.dtype, reader, settings)
+    cache = ExpertCache(layers, inventory.config.dtype, reader, settings)
+    hot = {tier.id for tier in inventory.manifest.tiers if tier.placement is Placement.HOT}
+    if hot and not cache.hold(hot):
+        log.warning(
+            "hot tiers don't fit their slots: their experts come and go like others",
+            model=inventory.manifest.model,
+            remedy="raise hot_bytes, or place fewer tiers hot",
+        )
+    return cache
 
 
 @asynccontextmanager
@@ -63,6 +80,7 @@ async def arriving_decoder(
         filling.cancel()
         await asyncio.wait([filling])
         decoder.drop()
+        gc.collect()  # what a cycle still holds would keep the load from giving its memory back
 
 
 def load_decoder(

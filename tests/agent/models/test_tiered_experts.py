@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from lite_llm.checkpoint import convert, open_checkpoint
+from lite_llm.checkpoint import ConvertOptions, convert, load_rules, open_checkpoint
 from lite_llm.contracts.errors import InvalidSettings, StoreUnavailable
 from lite_llm.contracts.tiers import Medium
-from lite_llm.engine.model import arriving_model
 from lite_llm.experts import (
     POLICIES,
     ExpertAway,
@@ -160,7 +159,8 @@ def test_the_bits_are_the_resident_model_s(
             logs.append(cache.log.digest())
             assert cache.arena.budget_bytes <= hot * SLOT
             assert cache.fetcher.arena.budget_bytes <= warm * SLOT
-            assert cache.table.num_pinned == cache.fetcher.table.num_pinned == 0
+            held = EXPERTS * LAYERS if hot >= EXPERTS * LAYERS + 2 else 0  # all are placed hot
+            assert (cache.table.num_pinned, cache.fetcher.table.num_pinned) == (held, 0)
             assert sum(cache.fetcher.tally.fetched.values())
             if prefetch == "wrong" and hot > 6:
                 assert cache.table.counts.prefetches
@@ -198,6 +198,26 @@ def test_prompts_leave_what_decoding_uses_in_its_slots(checkpoint: Path, run: Ru
         assert inside <= {n for n in range(EXPERTS * LAYERS) if cache.table.find(n) is not None}
 
 
+def test_a_tier_that_is_placed_hot_stays(hugging_face: Path, tmp_path: Path, run: Run) -> None:
+    rules = tmp_path / "tiers.yaml"
+    rules.write_text(
+        "tiers:\n"
+        '  - {name: hot, placement: hot, experts: "0-1", top_k_experts: 1}\n'
+        "  - {name: rest, placement: warm, experts: rest, top_k_experts: 2}\n"
+    )
+    drawn = tmp_path / "drawn"
+    *_, _ = convert(hugging_face, drawn, ConvertOptions(tiers=load_rules(rules)))
+    expected = run(resident(drawn), SEQUENCES)
+    with tiered(drawn, hot_bytes=(2 * LAYERS + 5) * SLOT) as (decoder, cache):
+        assert cache.table.num_pinned == 2 * LAYERS
+        assert all(map(torch.equal, run(decoder, SEQUENCES, [4]), expected))
+        assert all((cache.table.find(n) is not None) == (n % EXPERTS < 2) for n in (0, 1, 12, 25))
+        assert cache.table.num_pinned == 2 * LAYERS
+    with tiered(drawn, hot_bytes=6 * SLOT) as (decoder, cache):
+        assert cache.table.num_pinned == 0
+        assert torch.equal(run(decoder, SEQUENCES[:1], [4])[0], expected[0])
+
+
 def test_budgets_that_hold_too_few_are_refused(checkpoint: Path) -> None:
     too_small: list[dict[str, Any]] = [{"hot_bytes": 2 * SLOT}, {"warm_bytes": SLOT // 2}]
     for small in too_small:
@@ -205,20 +225,13 @@ def test_budgets_that_hold_too_few_are_refused(checkpoint: Path) -> None:
             pass
 
 
-async def test_a_model_arrives_without_its_experts_and_leaves_a_trace(
+def test_what_was_asked_for_is_measured_and_traced(
     checkpoint: Path, tmp_path: Path, run: Run
 ) -> None:
-    expected = run(resident(checkpoint), SEQUENCES, [5, 1])
-    settings = ExpertSettings(
-        hot_bytes=16 * SLOT, warm_bytes=30 * SLOT, trace=tmp_path / "trace", patience=9.0
-    )
-    async with arriving_model(checkpoint, settings) as (model, load):
-        assert not any(run.file.name.startswith("experts") for run in load.plan.runs)
-        found = await asyncio.to_thread(run, model.decoder, SEQUENCES, [5, 1])
-        assert model.experts is not None
+    with tiered(checkpoint, trace=tmp_path / "trace") as (decoder, cache):
+        run(decoder, SEQUENCES, [5, 1])
         metrics = Metrics(names.exported_by(Program.AGENT))
-        ExpertMeasures(model.experts, metrics, "default/it").tell()
-    assert all(map(torch.equal, found, expected))
+        ExpertMeasures(cache, metrics, "default/it").tell()
     text = render(metrics.registry)[0].decode()
     assert 'lite_llm_expert_demands_total{model="default/it",outcome="hit"}' in text
     assert 'lite_llm_expert_slots{model="default/it",state="capacity"} 14.0' in text
