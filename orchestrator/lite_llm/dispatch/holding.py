@@ -12,7 +12,7 @@ from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Overloaded
 from lite_llm.telemetry import Metrics, names
 
-OVERHEAD_BYTES = 20 << 10  # of a held request beyond its body, measured: docs/benchmarks/gateway.md
+OVERHEAD_BYTES = 25 << 10  # of a held request beyond its body, measured: docs/benchmarks/gateway.md
 RETRY_SECONDS = 5.0  # where no load tells how long it takes: loads take seconds to minutes
 
 
