@@ -13,6 +13,7 @@ from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.kernels.vocabulary import Chance
 
 Floats = NDArray[np.floating]
+_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,8 @@ class History:
             values = np.where(entries["seen"], penalised, values)
         values -= sampling.frequency_penalty * entries["times"]
         values -= sampling.presence_penalty * (entries["times"] > 0)
-        logits_V[entries["id"]] = values
+        # An extreme penalty would make them infinite, and what infinities differ by is no number.
+        logits_V[entries["id"]] = np.clip(values, -_MOST, _MOST)
 
 
 def adjusted(logits_V: Floats, history: History | None, banned: Sequence[int] = ()) -> Floats:

@@ -168,6 +168,15 @@ def test_bias_and_penalties_come_in_vllms_order(
     assert found_V.dtype == np.float32
 
 
+@pytest.mark.parametrize("penalty", [1e-40, 1e-45, 1e38])
+def test_extreme_penalties_leave_numbers(penalty: float) -> None:
+    values = changed(2, prompt=(0, 1), repetition_penalty=penalty)
+    assert all(map(math.isfinite, values))
+    logits_V, sampling = np.array(values), Sampling(temperature=1, top_p=0.9)
+    drawn = {choose(logits_V, sampling, position=at) for at in range(50)}
+    assert drawn <= ({0, 1} if penalty < 1 else {0, 1, 3, 4})
+
+
 def test_bias_and_bans_change_who_wins() -> None:
     assert int(np.argmax(changed(logit_bias=((2, 10.0), (1, -100.0))))) == 2
     without = adjusted(LOGITS_V, None, banned=[1, 3])
