@@ -41,6 +41,7 @@ class Memory:
     def __init__(self) -> None:
         self._blocks: dict[tuple[int, int], Tensor] = {}
         self._turn = self._count = 0
+        self._scratch = np.empty(0, np.uint8)
 
     def turn(self) -> None:
         """What the turn before the last one gave is not needed any more."""
@@ -56,6 +57,13 @@ class Memory:
             size = 1 << max(6, (nbytes - 1).bit_length())
             self._blocks[key] = block = torch.empty(size, dtype=torch.uint8)
         return block[:nbytes].view(dtype).view(*shape)
+
+    def scratch(self, nbytes: int) -> NDArray[np.uint8]:
+        """What kernels write and read before they end: the same for all of them."""
+        if len(self._scratch) < nbytes:
+            # Not torch's, which would be taken down as a tensor of this turn.
+            self._scratch = np.empty(1 << (nbytes - 1).bit_length(), np.uint8)
+        return self._scratch
 
 
 class Recording:
@@ -79,12 +87,11 @@ class Recording:
 
     def scratch(self, nbytes: int) -> int:
         """Likewise."""
-        needed = nbytes * self.threads + 64
-        if len(self._scratch) < needed:
-            # Not torch's, which would be taken down as a tensor of this turn.
-            self._scratch = np.empty(needed, np.uint8)
-            self._kept.append(self._scratch)
-        return (self._scratch.ctypes.data + 63) // 64 * 64
+        scratch = self._memory.scratch(nbytes * self.threads + 64)
+        if scratch is not self._scratch:
+            self._scratch = scratch
+            self._kept.append(scratch)
+        return (scratch.ctypes.data + 63) // 64 * 64
 
     def table(self, integers: list[int]) -> int:
         """Likewise."""

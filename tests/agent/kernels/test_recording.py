@@ -83,3 +83,10 @@ def test_nothing_runs_while_it_is_recorded() -> None:
     recording.replay()
     assert (y_TD == 0).all()
     assert (before_TD != 0).all()
+
+
+def test_recordings_of_one_memory_share_their_scratch() -> None:
+    memory = Memory()
+    first, second = Recording(memory), Recording(memory)
+    assert first.scratch(5000) == second.scratch(3000) == first.scratch(5000)
+    assert second.scratch(1 << 20) == Recording(memory).scratch(5000)
