@@ -38,7 +38,7 @@ class Reader:
         """What is certain by now, in order; the rest is held back."""
         self._held += text
         if len(self._held) > MAX_CHARACTERS:
-            held, self._held = self._held, ""
+            held, self._held, self._may_be_bare = self._held, "", False
             yield held
             return
         if self._may_be_bare:
@@ -52,8 +52,10 @@ class Reader:
         """No more text comes."""
         held, self._held = self._held, ""
         if self._may_be_bare and (calls := self._bare(held)):
+            self.num_calls += len(calls)
             yield from calls
         elif held.startswith(BEGIN) and (call := self._call(held.removeprefix(BEGIN))):
+            self.num_calls += 1
             yield call  # the end of the tag was the stop string, or a special token
         elif held.strip() or (held and not self.num_calls):
             yield held
@@ -77,7 +79,9 @@ class Reader:
             if not tag:
                 return
             self._held = rest
-            yield self._call(inner) or f"{BEGIN}{inner}{END}"
+            call = self._call(inner)
+            self.num_calls += call is not None
+            yield call or f"{BEGIN}{inner}{END}"
 
     def _bare(self, text: str) -> list[Call]:
         parts = text.strip().removeprefix(PYTHON_TAG).split(";\n")
@@ -87,17 +91,13 @@ class Reader:
     def _call(self, text: str) -> Call | None:
         try:
             said = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(said, dict) or said.get("name") not in self._tools:
-            return None
-        arguments = said.get("arguments", said.get("parameters", {}))
-        if isinstance(arguments, dict):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        elif not isinstance(arguments, str):
-            return None
-        self.num_calls += 1
-        return Call(said["name"], arguments)
+            name, arguments = said["name"], said.get("arguments", said.get("parameters", {}))
+            if isinstance(arguments, dict):
+                arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+            arguments.encode()  # half a surrogate pair has no place in an answer
+            return Call(name, arguments) if name in self._tools else None
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return None  # some other JSON, or none
 
 
 def _overlap(text: str, tag: str) -> int:

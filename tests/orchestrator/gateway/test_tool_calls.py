@@ -48,6 +48,15 @@ TEXTS = [
     "<tool_call>",
     "<",
     "  {",
+    '{"name": ["time"]}',
+    '<tool_call>{"name": {}}</tool_call>',
+    "<tool_call>[1]</tool_call>",
+    '{"name": "time", "arguments": {"half": "\\ud800"}}',
+    '{"name": "time", "arguments": "\\ud800"}',
+    '{"name": "time", "arguments": {"a": NaN}}',
+    '{"name": "time", "arguments": {"a": 1e999}}',
+    '{"name": "time", "arguments": null}',
+    '{"name": "time"};\n{"name": "unknown"}',
 ]
 
 
