@@ -24,6 +24,8 @@ Proxies cut lines that are silent for 30 or 60 s. But with the first comment the
 clients retry by status: so what fails fast (no such model, no agent, a bad request) must come
 before it.
 """
+STUCK_SECONDS = 300.0
+"""A client that takes nothing for so long is hung up on: its answer holds a place at an agent."""
 _HEARTBEAT = b": waiting for the model\n\n"
 _PAUSE = b": waiting for the next token\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -64,7 +66,7 @@ async def streamed(
         }
     )
 
-    heart = _Heart(response)
+    heart = _Heart(request, response)
 
     async def send(prompt: int, event: GenerateEvent) -> None:
         for piece in answer.pieces(prompt, event):
@@ -97,7 +99,8 @@ async def streamed(
 class _Heart:
     """Keeps the line open while an answer pauses, as when it moves to another agent."""
 
-    def __init__(self, response: web.StreamResponse) -> None:
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._request = request
         self._response = response
         self._loop = asyncio.get_running_loop()
         self._wrote_at = self._loop.time()
@@ -105,7 +108,7 @@ class _Heart:
         self._writing: asyncio.Task[None] | None = None
 
     def wrote(self) -> None:
-        """The client heard something."""
+        """The client was sent a piece of its answer."""
         self._wrote_at = self._loop.time()
 
     def __enter__(self) -> None:
@@ -119,15 +122,18 @@ class _Heart:
 
     def _beat(self) -> None:
         quiet = self._loop.time() - self._wrote_at
-        if quiet >= HEARTBEAT_SECONDS and (self._writing is None or self._writing.done()):
-            self._writing = self._loop.create_task(self._comment())
+        if quiet >= HEARTBEAT_SECONDS:
+            transport = self._request.transport
+            if quiet >= STUCK_SECONDS and transport and transport.get_write_buffer_size():
+                transport.abort()
+            elif self._writing is None or self._writing.done():
+                self._writing = self._loop.create_task(self._comment())
             quiet = 0.0
         self._timer = self._loop.call_later(HEARTBEAT_SECONDS - quiet, self._beat)
 
     async def _comment(self) -> None:
         with contextlib.suppress(ConnectionError):  # the handler hears of it, too
             await self._response.write(_PAUSE)
-            self.wrote()
 
 
 async def _first(

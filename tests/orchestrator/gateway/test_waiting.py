@@ -197,3 +197,19 @@ async def test_one_slow_reader_keeps_nobody_else_waiting(
         response.close()
     assert answers == ["one two three"] * 64
     await asyncio.wait_for(agent.withdrawn.wait(), 10)
+
+
+async def test_a_client_that_takes_nothing_is_hung_up_on(
+    orchestrator: Orchestrator, agent: StubAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(responses, "STUCK_SECONDS", 0.5)
+    agent.script = lambda start: saying(start, ["x" * 100_000] * 600)
+    body = {"model": "tiny", "prompt": "a", "stream": True}
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=small_socket)) as http,
+        http.post(f"http://{orchestrator.http_address}/v1/completions", json=body) as response,
+    ):
+        await asyncio.wait_for(agent.withdrawn.wait(), 30)
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
