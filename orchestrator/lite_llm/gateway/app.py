@@ -36,7 +36,7 @@ def make_app(
     """Everything that answers over HTTP. Bodies beyond ``max_body_bytes`` are refused with 413."""
     app = web.Application(
         client_max_size=max_body_bytes,
-        middlewares=[_measuring(metrics), in_openai_shape, authenticating(keys)],
+        middlewares=[_measuring(metrics, views), in_openai_shape, authenticating(keys)],
     )
     generations = Generations(dispatcher, metrics, admission)
     models = Models(views)
@@ -88,7 +88,7 @@ async def serving_http(
         await runner.cleanup()
 
 
-def _measuring(metrics: Metrics) -> Middleware:
+def _measuring(metrics: Metrics, views: Observed[ClusterView]) -> Middleware:
     durations = metrics[names.REQUEST_DURATION_SECONDS]
 
     @web.middleware
@@ -96,8 +96,8 @@ def _measuring(metrics: Metrics) -> Middleware:
         arrived = monotonic()
         response = await handler(request)
         model = request.get(MODEL)
-        if model is not None and response.status != 404:  # no label for what does not exist
-            duration = durations.labels(model=model, code=str(response.status))
+        if model in views.value.models:  # no label for what does not exist
+            duration = durations.labels(model=str(model), code=str(response.status))
             duration.observe(monotonic() - arrived)
         return response
 

@@ -27,7 +27,7 @@ from lite_llm.telemetry import Metrics
 from lite_llm.tenants import Admission
 from lite_llm.wire import ref_to_proto
 
-MODEL = web.RequestKey("model", str)
+MODEL = web.RequestKey("model", ModelRef)
 """Which model a request turned out to be for; set by handlers, read by the measuring middleware."""
 
 
@@ -78,7 +78,7 @@ class Generations:
         model, tenant = model_named(wanted.model), tenant_of(request)
         if not tenant.sees(model):
             raise not_found(wanted.model)
-        request[MODEL] = str(model)
+        request[MODEL] = model
         for start in starts:
             tenant.stamp(start)
         explains = wanted.explains

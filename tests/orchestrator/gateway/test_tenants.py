@@ -100,7 +100,7 @@ async def test_what_a_tenant_may_not_use_does_not_exist_for_it(
 
 
 async def test_limits_are_told_with_a_time_to_come_back(
-    acme: openai.AsyncOpenAI, agent: StubAgent
+    acme: openai.AsyncOpenAI, http: aiohttp.ClientSession, agent: StubAgent
 ) -> None:
     for _ in range(3):
         await acme.completions.create(model="tiny", prompt="x")
@@ -108,6 +108,11 @@ async def test_limits_are_told_with_a_time_to_come_back(
         await acme.completions.create(model="tiny", prompt="x")
     assert caught.value.code == "quota_exceeded"
     assert 0 < int(caught.value.response.headers["Retry-After"]) <= 20
+    with pytest.raises(openai.RateLimitError):
+        await acme.completions.create(model="absent", prompt="x")
+    exposition = await (await http.get("/metrics")).text()
+    assert 'code="429",model="default/tiny"' in exposition
+    assert "absent" not in exposition, "a name that no model has must not become a label"
 
 
 async def test_grpc_knows_the_same_tenants(
