@@ -30,7 +30,7 @@ class Keys:
         self._path = path
         self._clock = clock
         self._tenants: Mapping[str, Tenant] = {}
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, ...] = ()
         self._looked_at = clock()
         if path is not None:
             self._version = _version(path)
@@ -61,8 +61,8 @@ class Keys:
         try:
             if (version := _version(path)) == self._version:
                 return
-            self._version = version
             self._tenants = _read(path)
+            self._version = version  # now: one that could not be read is tried again
         except InvalidSettings as error:  # half written, perhaps: the old keys stay
             log.warning("keys not read again", path=str(path), error=str(error))
         else:
@@ -77,12 +77,12 @@ def open_keys(path: Path | None) -> Keys:
     return Keys(path)
 
 
-def _version(path: Path) -> tuple[int, int]:
+def _version(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError as error:
         raise _wrong(path, f"can't be read: {error.strerror}") from error
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _read(path: Path) -> dict[str, Tenant]:
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Tenant]:
         document = msgspec.yaml.decode(path.read_bytes(), type=_Document)
     except OSError as error:
         raise _wrong(path, f"can't be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # YAML's own, too, of a day that no month has
         raise _wrong(path, f"is wrong: {error}") from error
     by_key: dict[str, Tenant] = {}
     names = set[str]()

@@ -79,14 +79,35 @@ def test_the_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path) -
         fresh.replace(path)
         now += RELOAD_SECONDS
 
-    change("tenants: [")
-    assert keys.tenant("Bearer sk-a").name == "acme"
+    for broken in ("tenants: [", "tenants: 2026-99-99", "[" * 5000):
+        change(broken)
+        assert keys.tenant("Bearer sk-a").name == "acme"
     change(json.dumps({"tenants": [OTHER]}))
     with pytest.raises(Unauthenticated):
         keys.tenant("Bearer sk-a")
     assert keys.tenant("Bearer sk-o").name == "other"
     path.unlink()
     now += RELOAD_SECONDS
+    assert keys.tenant("Bearer sk-o").name == "other"
+
+
+def test_a_file_that_could_not_be_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, path = 0.0, write(tmp_path / "keys", ACME)
+    keys = Keys(path, lambda: now)
+    write(path, OTHER)
+
+    def fail(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        now += RELOAD_SECONDS
+        assert keys.tenant("Bearer sk-a").name == "acme"
+    now += RELOAD_SECONDS
+    with pytest.raises(Unauthenticated):
+        keys.tenant("Bearer sk-a")
     assert keys.tenant("Bearer sk-o").name == "other"
 
 
