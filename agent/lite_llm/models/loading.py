@@ -114,7 +114,7 @@ def load_decoder(
             done += sum(record.num_bytes for record in records)
         else:
             bank = _bank(cache, inventory, number)
-        weights.put(number, assemble_layer(inventory, number, views, bank))
+        weights.put(number, _observed(assemble_layer(inventory, number, views, bank), cache))
         yield Progress(done, total)
     _connect(decoder, cache)
     views = {**_read(reader, inventory, "model.norm."), **_read(reader, inventory, "lm_head.")}
@@ -135,8 +135,13 @@ def _connect(decoder: Decoder, cache: ExpertCache | None) -> None:
     blocks = [decoder.weights.get(number).ffn for number in range(len(decoder.config.layers))]
     if cache.settings.prefetch:
         fetch_ahead(blocks, cache)
-    if cache.tracing is not None:
-        observe(blocks, cache.tracing)
+
+
+def _observed(layer: Layer, cache: ExpertCache | None) -> Layer:
+    """Before any step can run it: a trace has all layers of a step or none."""
+    if cache is not None and cache.tracing is not None:
+        observe([layer.ffn], cache.tracing)
+    return layer
 
 
 def _bank(cache: ExpertCache, inventory: Inventory, number: int) -> Bank:
@@ -150,7 +155,7 @@ def _assembled(
         bank = _bank(cache, inventory, number)
     else:
         bank = assemble_experts(inventory, number, arrived.experts)
-    return assemble_layer(inventory, number, arrived.tensors, bank)
+    return _observed(assemble_layer(inventory, number, arrived.tensors, bank), cache)
 
 
 async def _fill(
