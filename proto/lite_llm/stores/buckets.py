@@ -45,7 +45,7 @@ def open_bucket(uri: str, options: Mapping[str, str], *, retries: int = 0) -> Ob
         store: ObjectStore = from_url(
             uri, config=dict(options), client_options=CLIENT, retry_config=retry
         )  # type: ignore[call-overload]  # the overloads differ by scheme, which is in the text
-    except (exceptions.BaseError, ValueError) as error:
+    except (*FAULTS, ValueError) as error:
         raise InvalidRequest(
             f"{uri} can't be opened: {first_line(error)}", where="source", remedy="see the options"
         ) from error

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Final
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from lite_llm.contracts.errors import (
     Forbidden,
@@ -16,6 +22,7 @@ from lite_llm.contracts.errors import (
 )
 from lite_llm.stores.store_source import StoreSettings, StoreSource, open_http
 
+ASK_SECONDS: Final = 30.0  # without a byte; the hub's client would wait for ever
 _URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -33,17 +40,19 @@ async def open_hub(
     """
     match = _URI.fullmatch(uri)
     if match is None:
-        raise InvalidRequest(
-            f"{uri[:80]!r} names no model on a hub",
-            where="source",
-            remedy="write hf://OWNER/NAME or hf://OWNER/NAME@REVISION",
-        )
+        raise _no_name(uri)
     repository, revision = match[1], match[2]
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(endpoint=endpoint, token=token or get_token())
     try:
         info = await asyncio.to_thread(
-            api.model_info, repository, revision=revision, files_metadata=True
+            api.model_info,
+            repository,
+            revision=revision,
+            files_metadata=True,
+            timeout=ASK_SECONDS,
         )
+    except HFValidationError as error:
+        raise _no_name(uri) from error
     except GatedRepoError as error:
         raise Forbidden(
             f"{repository} is gated", where=uri, remedy="accept its terms, and give a token"
@@ -51,6 +60,10 @@ async def open_hub(
     except RepositoryNotFoundError as error:
         raise ModelNotFound(
             f"the hub shows no {repository}", where=uri, remedy="check the name, or give a token"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(
+            f"{repository} has no revision {revision}", where=uri, remedy="check the revision"
         ) from error
     except Exception as error:  # of whatever HTTP library the hub's client is built on
         raise StoreUnavailable(f"the hub can't be asked for {repository}", where=uri) from error
@@ -63,4 +76,12 @@ async def open_hub(
         headers=headers,
         revision=info.sha,
         sha256={one.rfilename: one.lfs.sha256 for one in info.siblings or () if one.lfs},
+    )
+
+
+def _no_name(uri: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{uri[:80]!r} names no model on a hub",
+        where="source",
+        remedy="write hf://OWNER/NAME or hf://OWNER/NAME@REVISION",
     )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -136,7 +137,7 @@ async def _weights(source: Origin, whole: str) -> dict[str, FileStatus]:
         return found
     found.pop(whole, None)
     data = await _small(source, shard_index, found[shard_index], most=MAX_SHARD_INDEX_BYTES)
-    shards = _shards(data, f"{source.uri}/{shard_index}")
+    shards = _shards(data, Path(whole).suffix, f"{source.uri}/{shard_index}")
     statuses = await _statuses(source, shards)
     if absent := set(shards) - statuses.keys():
         raise Corrupt(
@@ -145,13 +146,18 @@ async def _weights(source: Origin, whole: str) -> dict[str, FileStatus]:
     return found | statuses
 
 
-def _shards(data: bytes, where: str) -> list[str]:
+def _shards(data: bytes, suffix: str, where: str) -> list[str]:
     try:
         names = set(msgspec.json.decode(data, type=_ShardIndex).weight_map.values())
     except msgspec.MsgspecError as error:
         raise Corrupt(f"{where} can't be read: {error}", where=where) from error
     if not 0 < len(names) <= MAX_SHARDS:
         raise Corrupt(f"{where} names {len(names)} files", where=where)
+    for name in names:  # whoever reads the fetched directory would refuse it, days later
+        if "/" in name or name.startswith(".") or not name.endswith(suffix):
+            raise Corrupt(
+                f"{name[:80]!r} in {where} is no plain name of a {suffix} file", where=where
+            )
     return sorted(map(checked_parts, names))
 
 

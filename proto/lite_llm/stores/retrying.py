@@ -44,5 +44,5 @@ def parse_retry_after(value: str, now: datetime) -> float:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

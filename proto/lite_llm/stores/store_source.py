@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from urllib.request import Request, urlopen
 import obstore
 from obstore.store import HTTPStore, ObjectStore
 
-from lite_llm.contracts.errors import LiteLLMError, StoreUnavailable
+from lite_llm.contracts.errors import InvalidRequest, LiteLLMError, StoreUnavailable
 from lite_llm.stores.buckets import CLIENT, FAULTS, first_line, open_bucket, refusal
 from lite_llm.stores.failures import ShortRead
 from lite_llm.stores.retrying import Backoff, parse_retry_after
@@ -27,6 +28,8 @@ from lite_llm.stores.source import FileStatus, checked_parts
 
 PIECE_BYTES: Final = 1 << 20
 """Handed over at a time: what a cut connection loses at most."""
+SLOW_PIECE_BYTES: Final = 64 << 10
+"""As above after a failure: a slow link brings this much in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class StoreSettings:
 
     backoff: Backoff = field(default_factory=Backoff)
     stall_seconds: float = 20.0
-    """Without a byte, after which the connection is given up."""
+    """Without a piece, after which the connection is given up."""
 
 
 class StoreSource:
@@ -74,11 +77,12 @@ class StoreSource:
         return FileStatus(meta["size"], pinned or stamp, self._sha256.get(name, ""))
 
     async def read(self, name: str, offset: int, target: memoryview) -> None:
-        done = 0
+        done, piece_bytes = 0, PIECE_BYTES
 
         async def stream() -> None:
-            nonlocal done
-            pieces = self._pieces(name, offset + done, offset + len(target))
+            nonlocal done, piece_bytes
+            pieces = self._pieces(name, offset + done, offset + len(target), piece_bytes)
+            piece_bytes = SLOW_PIECE_BYTES
             async with aclosing(pieces):
                 async for piece in pieces:
                     if done + len(piece) > len(target):
@@ -96,7 +100,9 @@ class StoreSource:
     async def close(self) -> None:
         """obstore's connections end with the object."""
 
-    async def _pieces(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    async def _pieces(
+        self, name: str, start: int, end: int, piece_bytes: int
+    ) -> AsyncGenerator[bytes, None]:
         async with asyncio.timeout(self._settings.stall_seconds):
             answer = await obstore.get_async(
                 self._store, checked_parts(name), options={"range": (start, end)}
@@ -107,7 +113,7 @@ class StoreSource:
                 where=f"{self.uri}/{name} offset {start}",
                 remedy="the store's copy does not fit its manifest: upload it again",
             )
-        stream = aiter(answer.stream(min_chunk_size=PIECE_BYTES))
+        stream = aiter(answer.stream(min_chunk_size=piece_bytes))
         while True:
             async with asyncio.timeout(self._settings.stall_seconds):
                 piece = await anext(stream, None)
@@ -175,13 +181,20 @@ def open_http(
     revision: str = "",
     sha256: Mapping[str, str] | None = None,
 ) -> StoreSource:
-    """Files below an HTTP address."""
+    """Files below an HTTP address; :class:`InvalidRequest` for what is none."""
     root = uri.rstrip("/")
-    store = HTTPStore.from_url(
-        root,
-        client_options=CLIENT | {"default_headers": dict(headers or {})},
-        retry_config={"max_retries": 0},
-    )
+    try:
+        store = HTTPStore.from_url(
+            root,
+            client_options=CLIENT | {"default_headers": dict(headers or {})},
+            retry_config={"max_retries": 0},
+        )
+    except (*FAULTS, ValueError) as error:
+        raise InvalidRequest(
+            f"{uri[:80]!r} can't be opened: {first_line(error)}",
+            where="source",
+            remedy="correct the address",
+        ) from error
 
     async def retry_after(name: str) -> float:
         # obstore keeps the answer's headers to itself, so the server is asked for them alone.
@@ -193,12 +206,15 @@ def open_http(
 
 
 def _retry_after_of(url: str, headers: Mapping[str, str]) -> float:
-    request = Request(url, method="HEAD", headers=dict(headers))  # http(s) only
+    request = Request(url, method="HEAD")  # http(s) only
+    for header, value in headers.items():
+        # A token is for the host that it was given for; urllib would tell whoever that names.
+        request.add_unredirected_header(header, value)
     try:
         with urlopen(request, timeout=5):
             return 0.0
     except HTTPError as error:
         with error:
             return parse_retry_after(error.headers.get("Retry-After", ""), datetime.now(UTC))
-    except (URLError, OSError):
+    except (URLError, HTTPException, OSError):
         return 0.0
