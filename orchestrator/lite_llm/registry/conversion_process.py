@@ -17,6 +17,9 @@ from lite_llm.checkpoint import INDEX_NAME, convert
 from lite_llm.contracts import LiteLLMError
 
 STEP_SECONDS = 0.5  # between two lines
+WORDS_TOLD = (
+    2000  # of an error: a line has to be read at once, and names in it can be of any length
+)
 
 
 def main(source: Path, target: Path) -> None:
@@ -29,7 +32,7 @@ def main(source: Path, target: Path) -> None:
                 told = time.monotonic()
                 _tell(done=step.done_bytes, total=step.total_bytes)
     except LiteLLMError as error:
-        _tell(kind=type(error).__name__, message=error.message, remedy=error.remedy)
+        _tell(kind=type(error).__name__, message=error.message[:WORDS_TOLD], remedy=error.remedy)
     else:
         _tell(digest=hashlib.sha256((target / INDEX_NAME).read_bytes()).hexdigest())
 

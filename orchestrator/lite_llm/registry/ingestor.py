@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import structlog
 
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import Corrupt, InvalidName
 from lite_llm.contracts.keyspace import (
+    INGESTIONS,
     MODELS,
     IngestionKey,
     LeaderKey,
@@ -22,9 +22,10 @@ from lite_llm.contracts.keyspace import (
 from lite_llm.metastore import Store, leading
 from lite_llm.metastore.election import Leadership
 from lite_llm.metastore.store import Deleted, Entry, Event, Snapshot, Written
-from lite_llm.proto.v1.model_pb2 import ModelSpec
+from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 from lite_llm.registry.job import Job
 from lite_llm.registry.ledger import Ledger
+from lite_llm.registry.scratch import clear_scratch
 from lite_llm.registry.settings import RegistrySettings
 from lite_llm.wire import loads
 
@@ -63,8 +64,8 @@ async def _keep(store: Store, settings: RegistrySettings, name: str) -> None:
 async def _while_leading(
     store: Store, settings: RegistrySettings, name: str, leadership: Leadership
 ) -> None:
-    ingestor = _Ingestor(Ledger(store, leadership, name), settings)
-    work = asyncio.create_task(ingestor.follow(store))
+    ingestor = _Ingestor(store, Ledger(store, leadership, name), settings)
+    work = asyncio.create_task(ingestor.follow())
     lost = asyncio.create_task(leadership.wait_lost())
     try:
         await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,15 +81,16 @@ async def _while_leading(
 class _Ingestor:
     """A task for each model that there is something to bring in for."""
 
-    def __init__(self, ledger: Ledger, settings: RegistrySettings) -> None:
+    def __init__(self, store: Store, ledger: Ledger, settings: RegistrySettings) -> None:
+        self._store = store
         self._ledger = ledger
         self._settings = settings
         self._turns = asyncio.Semaphore(settings.jobs)
-        self._tasks: dict[ModelRef, tuple[bytes, asyncio.Task[None]]] = {}
+        self._tasks: dict[ModelRef, tuple[object, asyncio.Task[None]]] = {}
 
-    async def follow(self, store: Store) -> None:
+    async def follow(self) -> None:
         """Every model, and each change; returns when the watch ends."""
-        async with store.watch(MODELS) as events:
+        async with self._store.watch(MODELS) as events:
             async for event in events:
                 await self._apply(event)
 
@@ -105,11 +107,22 @@ class _Ingestor:
                     await self._end(ref)
                 for ref, entry in seen.items():
                     await self._begin(ref, entry)
+                await self._forget_all_but(seen)
             case Written(entry) if ref := _model(entry.key):
                 await self._begin(ref, entry)
             case Deleted(key) if ref := _model(key):
                 await self._end(ref)
-                await self._ledger.forget(key_of(IngestionKey(ref)))
+                await self._forget(ref)
+
+    async def _forget_all_but(self, seen: Collection[ModelRef]) -> None:
+        """What was deleted while nobody led."""
+        for entry in (await self._store.list_prefix(INGESTIONS)).entries:
+            if (ref := _model(entry.key)) and ref not in seen:
+                await self._forget(ref)
+
+    async def _forget(self, ref: ModelRef) -> None:
+        await asyncio.to_thread(clear_scratch, self._settings.scratch, ref)
+        await self._ledger.forget(key_of(IngestionKey(ref)))
 
     async def _begin(self, ref: ModelRef, entry: Entry) -> None:
         try:
@@ -117,39 +130,52 @@ class _Ingestor:
         except Corrupt as error:
             log.warning("malformed value ignored", key=entry.key, error=error.message)
             return
-        source = spec.source.SerializeToString(deterministic=True)
-        if ref in self._tasks and self._tasks[ref][0] == source:
+        told = spec.backend, spec.source
+        if ref in self._tasks and self._tasks[ref][0] == told:
             return  # something else of the model changed
         await self._end(ref)
-        if spec.backend in NATIVE and urlsplit(spec.source.uri).scheme != "file":
-            task = asyncio.create_task(self._bring(ref, spec), name=f"ingestion of {ref}")
-            self._tasks[ref] = source, task
+        if spec.backend in NATIVE and not spec.source.uri.lower().startswith("file:"):
+            task = asyncio.create_task(self._bring(ref, spec.source), name=f"ingestion of {ref}")
+            self._tasks[ref] = told, task
 
     async def _end(self, ref: ModelRef) -> None:
-        _, task = self._tasks.pop(ref, (b"", None))
-        if task is not None:
+        if ref in self._tasks:
+            _, task = self._tasks[ref]
             task.cancel()
             await asyncio.wait([task])
+            del self._tasks[ref]  # not before: who stops meanwhile waits for it, too
 
-    async def _bring(self, ref: ModelRef, spec: ModelSpec) -> None:
-        """Until it is there; each failure is waited out longer than the last."""
+    async def _bring(self, ref: ModelRef, source: ModelSource) -> None:
+        """Until it is there, whatever becomes of the metadata store meanwhile."""
         while True:
-            record = await self._ledger.record_of(ref, spec.source)
-            if record.is_done:
-                return
-            await asyncio.sleep(record.seconds_to_wait)
             try:
-                async with self._turns:
-                    await Job(ref, spec.source, self._settings, record).run()
+                if await self._is_there(ref, source):
+                    return
             except LiteLLMError as error:
-                log.warning("ingestion failed", model=str(ref), error=str(error))
-                await record.failed(error, self._settings.retry_seconds)
-            except Exception as error:  # of one model: the others go on
-                log.exception("ingestion failed", model=str(ref))
-                await record.failed(error, self._settings.retry_seconds)
-            else:
-                log.info("ingested", model=str(ref), reason=record.value.reason)
-                return
+                log.warning("ingestion interrupted", model=str(ref), error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _is_there(self, ref: ModelRef, source: ModelSource) -> bool:
+        """After an attempt if need be; each failure is waited out longer than the last."""
+        record = await self._ledger.record_of(ref, source)
+        if record.is_done:
+            # By another, maybe, with our own half of it still here.
+            await asyncio.to_thread(clear_scratch, self._settings.scratch, ref)
+            return True
+        await asyncio.sleep(min(record.seconds_to_wait, self._settings.longest_retry_seconds))
+        try:
+            async with self._turns:
+                await Job(ref, source, self._settings, record).run()
+        except LiteLLMError as error:
+            log.warning("ingestion failed", model=str(ref), error=str(error))
+            await record.failed(error, self._settings.retry_seconds)
+            return False
+        except Exception as error:  # of one model: the others go on
+            log.exception("ingestion failed", model=str(ref))
+            await record.failed(error, self._settings.retry_seconds)
+            return False
+        log.info("ingested", model=str(ref), reason=record.value.reason)
+        return True
 
 
 def _model(key: str) -> ModelRef | None:
@@ -157,4 +183,4 @@ def _model(key: str) -> ModelRef | None:
         parsed = parse_key(key)
     except InvalidName:
         return None
-    return parsed.model if isinstance(parsed, ModelKey) else None
+    return parsed.model if isinstance(parsed, ModelKey | IngestionKey) else None

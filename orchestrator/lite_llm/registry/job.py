@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from lite_llm.registry.conversion import convert
 from lite_llm.registry.fetching import fetch
 from lite_llm.registry.ledger import Record
 from lite_llm.registry.publishing import publish, published_index
+from lite_llm.registry.scratch import NAME_LENGTH, clear_scratch, scratch_of
 from lite_llm.registry.settings import RegistrySettings
 from lite_llm.stores import Listing, LocalSource, Origin, list_checkpoint, open_source
 
@@ -55,24 +55,38 @@ class Job:
         listing = await list_checkpoint(source, pickles=True)
         self._record.value.revision = listing.digest
         if any(file.name == INDEX_NAME for file in listing.files):
-            await self._record.finished(listing.digest, [uri], f"{uri} is served as it is")
+            await self._finish(listing.digest, [uri], f"{uri} is served as it is")
             return
         identity = f"{uri} {listing.digest} {MAJOR}.{MINOR}"
-        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        name = hashlib.sha256(identity.encode()).hexdigest()[:NAME_LENGTH]
         places = [f"{store.rstrip('/')}/{self._model}/{name}" for store in self._settings.stores]
-        if await self._found(places[0], f"found at {places[0]}"):
+        await asyncio.to_thread(clear_scratch, self._settings.scratch, self._model, keep=name)
+        scratch = scratch_of(self._settings.scratch, self._model, name)
+        digest, there = await self._found(places)
+        # One that died between two stores left its work here, and makes up for the second.
+        if there and (len(there) == len(places) or not scratch.exists()):
+            await self._finish(digest, there, f"found at {there[0]}")
             return
-        scratch = self._settings.scratch / f"{self._model.namespace}.{self._model.name}.{name}"
         digest, there = await self._bring(source, listing, scratch, places)
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-        await self._record.finished(digest, there, f"ingested from {uri}")
+        await self._finish(digest, there, f"ingested from {uri}")
 
-    async def _found(self, place: str, reason: str) -> bool:
-        index = await published_index(place, self._settings.options_for(place))
+    async def _finish(self, digest: str, there: list[str], reason: str) -> None:
+        await asyncio.to_thread(clear_scratch, self._settings.scratch, self._model)
+        await self._record.finished(digest, there, reason)
+
+    async def _found(self, places: list[str]) -> tuple[str, list[str]]:
+        """The digest of the checkpoint at the first place, and where else it lies."""
+        index = await published_index(places[0], self._settings.options_for(places[0]))
         if index is None:
-            return False
-        await self._record.finished(hashlib.sha256(index).hexdigest(), [place], reason)
-        return True
+            return "", []
+        there = places[:1]
+        for place in places[1:]:
+            try:
+                if await published_index(place, self._settings.options_for(place)) == index:
+                    there.append(place)
+            except LiteLLMError as error:
+                log.warning("no copy", model=str(self._model), where=place, error=str(error))
+        return hashlib.sha256(index).hexdigest(), there
 
     async def _bring(
         self, origin: Origin, listing: Listing, scratch: Path, places: list[str]

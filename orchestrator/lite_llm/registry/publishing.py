@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ async def publish(
     What is there already by name and size is not sent again: the address names the content.
     """
     store = open_bucket(uri, options, retries=RETRIES)
-    names = checkpoint_files(directory)
+    names = await asyncio.to_thread(checkpoint_files, directory)
     done = 0
     for name in names:
         path = directory / name

@@ -48,7 +48,7 @@ class RegistrySettings:
 
     def options_for(self, uri: str) -> Mapping[str, str]:
         """For the client that opens ``uri``."""
-        return self.options.get(urlsplit(uri).scheme, {})
+        return self.options.get(uri.partition("://")[0].lower(), {})
 
     def retry_seconds(self, failures: int) -> float:
         """After so many failures in a row."""
