@@ -88,15 +88,20 @@ class Prefork:
         """A worker with these arguments, and ``--lifeline`` with its own copy of ``lifeline``.
 
         ``output`` is its standard output and error. Raises :class:`WorkerCrashed` if the prefork
-        has ended.
+        has ended, or takes no request.
         """
         if not self.is_ready:
             raise WorkerCrashed("the prefork has ended", remedy="start the worker without it")
-        asked: asyncio.Future[ForkedProcess] = self._loop.create_future()
-        self._asked.append(asked)
         request = [json.dumps(list(arguments)).encode()]
-        with contextlib.suppress(OSError):  # it is gone, as the reader finds out
+        try:
             socket.send_fds(self._control, request, [lifeline, output])
+        except OSError as error:
+            raise WorkerCrashed(
+                f"the prefork takes no request: {error.strerror}",
+                remedy="start the worker without it",
+            ) from error
+        asked: asyncio.Future[ForkedProcess] = self._loop.create_future()
+        self._asked.append(asked)  # only now: answers come in the order of what was sent
         # A caller that leaves now must not leave a worker behind: its own lifeline sees to that.
         return await asyncio.shield(asked)
 
@@ -152,14 +157,18 @@ async def prefork(
     """Forks workers of ``module`` while the block runs; it is soon ready, and need not be."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    with theirs:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", MODULE, "--control", str(theirs.fileno())),
-            *("--module", module, *(word for call in calls for word in ("--call", call))),
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **ENVIRONMENT, **(environment or {})},
-            start_new_session=True,
-        )
+    try:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", MODULE, "--control", str(theirs.fileno())),
+                *("--module", module, *(word for call in calls for word in ("--call", call))),
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **ENVIRONMENT, **(environment or {})},
+                start_new_session=True,
+            )
+    except BaseException:
+        ours.close()
+        raise
     prefork = Prefork(ours)
     try:
         yield prefork

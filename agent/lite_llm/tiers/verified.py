@@ -130,9 +130,13 @@ def _boot() -> str:
 def _publish(path: Path, data: bytes) -> None:
     # No fsync: a note that a power cut takes is of another boot anyway.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    Path(temporary).replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _prune(notes: Path) -> None:

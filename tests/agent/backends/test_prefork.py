@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -151,6 +152,28 @@ async def test_workers_outlive_their_prefork_and_are_still_watched(
                 await forks.start([], lifeline=0, output=1)
             worker.process.kill()
             assert await asyncio.wait_for(worker.process.wait(), WAIT) == UNKNOWN
+
+
+async def test_a_request_that_can_not_be_sent_is_said_so_and_mixes_up_no_others(
+    toy: dict[str, str], tmp_path: Path
+) -> None:
+    closed = 1 << 20  # never reached by counting
+    async with asyncio.timeout(WAIT), prefork("toy", environment=toy) as forks:
+        assert await forks.wait_ready()
+        for lifeline, words in ((closed, "a"), (1, "a" * (1 << 20))):  # no file; too much to send
+            with pytest.raises(WorkerCrashed, match="takes no request"):
+                await forks.start([words], lifeline=lifeline, output=1)
+        async with started(forks, tmp_path, "b") as worker:
+            assert worker.facts()["pid"] == worker.process.pid
+
+
+async def test_a_start_that_is_cut_leaves_no_socket(toy: dict[str, str]) -> None:
+    starting = asyncio.create_task(prefork("toy", environment=toy).__aenter__())
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    gc.collect()  # which warns of what nobody closed
 
 
 async def test_it_ends_with_its_starter(toy: dict[str, str]) -> None:
