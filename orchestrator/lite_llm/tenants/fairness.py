@@ -37,16 +37,18 @@ class FairQueue:
         self._finished: dict[str, float] = {}
         """Finish tags of tenants' last requests."""
         self._waiting: list[_Waiter] = []
+        """A heap, with those that have left until it is their turn, or most of it has left."""
+        self._num_gone = 0
 
     @property
     def num_waiting(self) -> int:
         """Requests without a turn."""
-        return len(self._waiting)
+        return len(self._waiting) - self._num_gone
 
     @asynccontextmanager
     async def turn(self, tenant: str, weight: float, cost: float) -> AsyncIterator[None]:
         """Wait for one, and have it while the block runs; :class:`Overloaded` if too many wait."""
-        if len(self._waiting) >= self._max_waiting:
+        if self.num_waiting >= self._max_waiting:
             raise Overloaded(
                 f"{self._max_waiting} requests wait for their turn already",
                 remedy="try again",
@@ -54,7 +56,7 @@ class FairQueue:
             )
         start = max(self._now, self._finished.get(tenant, 0.0))
         self._finished[tenant] = start + cost / weight
-        if self._taken < self._capacity and not self._waiting:
+        if self._taken < self._capacity and not self.num_waiting:
             self._take(start)
         else:
             await self._wait(start)
@@ -75,14 +77,22 @@ class FairQueue:
                 self._taken -= 1
                 self._give()
             else:
-                self._waiting.remove(waiter)
-                heapq.heapify(self._waiting)
+                self._left()
             raise
+
+    def _left(self) -> None:
+        self._num_gone += 1
+        if 2 * self._num_gone > (before := len(self._waiting)):
+            self._waiting = [waiter for waiter in self._waiting if not waiter.turn.done()]
+            heapq.heapify(self._waiting)
+            self._num_gone -= before - len(self._waiting)
 
     def _give(self) -> None:
         while self._waiting and self._taken < self._capacity:
             waiter = heapq.heappop(self._waiting)
-            if not waiter.turn.done():
+            if waiter.turn.done():
+                self._num_gone -= 1
+            else:
                 self._take(waiter.start)
                 waiter.turn.set_result(None)
         if not self._taken:  # nobody is owed anything any more

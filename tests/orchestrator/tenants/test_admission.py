@@ -111,3 +111,34 @@ async def test_a_turn_that_comes_to_somebody_who_leaves_goes_on_to_the_next() ->
     await asyncio.gather(leaving, return_exceptions=True)
     async with asyncio.timeout(10):
         await staying
+
+
+async def test_who_leaves_in_the_moment_a_turn_is_given_is_passed_by() -> None:
+    queue = FairQueue(1, 10)
+    first = queue.turn("a", 1.0, 1.0)
+    await first.__aenter__()
+    leaving = asyncio.create_task(queue.turn("a", 1.0, 1.0).__aenter__())
+    staying = asyncio.create_task(queue.turn("a", 1.0, 1.0).__aenter__())
+    await asyncio.sleep(0)
+    leaving.cancel()  # it has not heard of it yet
+    await first.__aexit__(None, None, None)
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    async with asyncio.timeout(10):
+        await staying
+    assert queue.num_waiting == 0
+
+
+async def test_thousands_who_leave_at_once_hold_nobody_up() -> None:
+    queue, most = FairQueue(1, 5000), 5000
+    async with queue.turn("a", 1.0, 1.0):
+        waiting = [asyncio.create_task(queue.turn("a", 1.0, 1.0).__aenter__()) for _ in range(most)]
+        await asyncio.sleep(0)
+        assert queue.num_waiting == most
+        for task in waiting[1:]:
+            task.cancel()
+        async with asyncio.timeout(5):  # it took 8 s when each was looked for in turn
+            await asyncio.gather(*waiting[1:], return_exceptions=True)
+        assert queue.num_waiting == 1
+    await waiting[0]
+    assert queue.num_waiting == 0
