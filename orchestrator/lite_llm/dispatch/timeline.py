@@ -10,6 +10,7 @@ from lite_llm.proto.v1.model_pb2 import Medium
 from lite_llm.telemetry import Metrics, names
 
 _NEAR = (Medium.MEDIUM_GPU, Medium.MEDIUM_DRAM)
+_PHASES = frozenset(LoadPhase.values()) - {LoadPhase.LOAD_PHASE_UNSPECIFIED}
 _HERE = (Medium.MEDIUM_NVME, Medium.MEDIUM_SATA)
 
 
@@ -31,7 +32,8 @@ class Timeline:
     def saw(self, progress: LoadProgress) -> None:
         """The load is in this phase now."""
         self._end_phase()
-        self._phase = progress.phase or self._phase
+        if progress.phase in _PHASES:  # a newer agent's word counts to the phase before it
+            self._phase = progress.phase
 
     def told(self) -> ColdStart:
         """All phases so far."""

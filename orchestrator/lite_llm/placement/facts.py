@@ -8,7 +8,7 @@ import xxhash
 
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, MediumStatus, Residency
 from lite_llm.proto.v1.model_pb2 import Medium
-from lite_llm.wire.values import state_from_proto
+from lite_llm.wire.values import medium_from_proto, state_from_proto
 
 LEVELS = 5
 """Of the score's cache_level: GPU, DRAM, NVMe, SATA, object store."""
@@ -70,10 +70,10 @@ def facts_of(agent: AgentStatus) -> AgentFacts:
 def held_of(residency: Residency) -> Held:
     """Of what an agent wrote about a model."""
     serves = state_from_proto(residency.state).takes_requests
-    nearest = Medium.MEDIUM_GPU if serves else residency.nearest or Medium.MEDIUM_OBJECT_STORE
+    level = 0 if serves else int(medium_from_proto(residency.nearest))
     return Held(
         serves=serves,
-        level=nearest - 1,
+        level=level,
         num_bytes=sum(tier.bytes for tier in residency.tiers),
         running=residency.running_requests,
         waiting=residency.waiting_requests,

@@ -150,5 +150,9 @@ def test_a_timeline_adds_up() -> None:
     told = timeline.told()
     seconds = {phase_name(each.phase): each.seconds for each in told.phases}
     assert seconds == {"queue": 2.0, "read": 4.0, "init": 1.0}
+    timeline.saw(LoadProgress(phase=generate_pb2.LoadPhase.ValueType(99)))
+    now += 3.0
+    seconds = {phase_name(each.phase): each.seconds for each in timeline.told().phases}
+    assert seconds["init"] == 4.0, "a phase of a newer agent counts to the one before it"
     media = (Medium.MEDIUM_DRAM, Medium.MEDIUM_NVME, Medium.MEDIUM_UNSPECIFIED)
     assert [path_of(medium) for medium in media] == ["hot", "warm", "cold"]

@@ -116,6 +116,10 @@ INIT = ModelState.INIT
             fleet(status("a"), held=(lying("a"),)), {"shunned": {"a"}}, "a", id="but not left out",
         ),
         pytest.param(
+            fleet(status("a"), status("b"), held=(lying("b", INIT, 99, GB),), uri="file:///m"),
+            {}, "a", id="a medium of a newer agent is far away",
+        ),
+        pytest.param(
             fleet(status("a"), status("b"), held=(lying("b", INIT, Medium.MEDIUM_DRAM, GB),)),
             {}, "b", id="where it sleeps, there it wakes",
         ),
