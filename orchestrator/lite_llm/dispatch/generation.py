@@ -161,11 +161,12 @@ class Dispatcher:
     ) -> None:
         """Returns if the request may go on elsewhere, or to an agent whose state has changed."""
         course.shunned.add(node)
-        course.refused_at = min(course.refused_at, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        course.refused_at = min(course.refused_at, now)
         if course.has_other(self._views.value):
             return
         # An agent knows sooner than the view that its worker died, or that it leaves.
-        is_late = isinstance(refusal, NoAgent)
+        is_late = isinstance(refusal, NoAgent) and now < course.refused_at + STALE_SECONDS
         if not is_late or not await self._has_changed(course, node, view):
             raise refusal
 

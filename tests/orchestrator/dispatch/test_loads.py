@@ -269,3 +269,12 @@ async def test_an_agent_that_refuses_what_it_says_it_serves_is_not_asked_for_eve
 
     agent.script = refuses
     assert await asyncio.wait_for(ask(http), 10) == 503
+
+    async def refuses_and_changes(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        await agent.hold(ref_to_proto(model))  # the view has changed by the time it is heard
+        await asyncio.sleep(0.05)
+        raise NoAgent("not here")
+        yield GenerateEvent()
+
+    agent.script = refuses_and_changes
+    assert await asyncio.wait_for(ask(http), 10) == 503
