@@ -15,6 +15,7 @@ from lite_llm.gateway.authentication import caller
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
 from lite_llm.gateway.model_list import not_found
+from lite_llm.gateway.schema.sampling import MAX_N
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import DrainResponse
@@ -179,6 +180,10 @@ async def _start_of(requests: AsyncIterator[GenerateRequest]) -> GenerateStart:
     if not first.HasField("start"):
         raise InvalidRequest(
             "the stream does not begin with a start", where="start", remedy="send it first"
+        )
+    if first.start.sampling.n > MAX_N:
+        raise InvalidRequest(
+            f"n is {first.start.sampling.n}", where="sampling.n", remedy=f"ask for {MAX_N} at most"
         )
     return first.start
 

@@ -70,6 +70,19 @@ async def test_a_generation_is_one_sequence_from_load_to_finish(
     assert events[-1].finished.reason == FINISH_REASON_STOP
 
 
+async def test_answers_without_number_are_refused(
+    door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
+) -> None:
+    request = start_of(model)
+    request.start.sampling.n = 1 << 20
+    call = door.Generate()
+    await call.write(request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [event async for event in call]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not agent.generations
+
+
 async def test_a_cancel_ends_the_generation_as_finished(
     door: OrchestratorAsyncStub, agent: StubAgent, model: ModelRef
 ) -> None:
