@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 
 import grpc.aio
 import structlog
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import AgentNotFound, Conflict, ModelNotFound, Unsupported
+from lite_llm.contracts.errors import AgentNotFound, Conflict, Corrupt, ModelNotFound, Unsupported
 from lite_llm.contracts.keyspace import ScalingKey, key_of
 from lite_llm.dispatch.agents import Agents, failure_of
 from lite_llm.metastore import Absent, AtRevision, Put, Store
@@ -125,7 +126,9 @@ class Orders:
             entry = await self._store.get(key)
             state = ScalingState(model=ref_to_proto(model), used_at=time.time())
             if entry is not None:
-                state = loads(entry.value, ScalingState, where=key)
+                # What is malformed counts as absent, as in the view: the next note replaces it.
+                with suppress(Corrupt):
+                    state = loads(entry.value, ScalingState, where=key)
             change(state)
             unchanged = AtRevision(key, entry.mod_revision) if entry else Absent(key)
             result = await self._store.transact(

@@ -111,6 +111,17 @@ async def test_there_are_at_least_so_many_and_pins_are_kept(
         assert other.unloads == []
 
 
+async def test_a_malformed_state_of_one_model_stops_no_other(
+    store: Store, agent: StubAgent, orchestrator: Orchestrator
+) -> None:
+    broken = ModelRef("default", "broken")
+    spec = ModelSpec(ref=ref_to_proto(broken), scaling=Scaling(idle_seconds=3600))
+    await store.put(key_of(ScalingKey(broken)), b"\xff")
+    await store.put(key_of(ModelKey(broken)), dumps(spec))
+    await declare(store, min_replicas=1)
+    await until(lambda: bool(agent.loads))
+
+
 async def test_another_leader_goes_on_where_the_first_one_was(
     settings: OrchestratorSettings, store: Store, agent: StubAgent, orchestrator: Orchestrator
 ) -> None:
