@@ -25,6 +25,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 VERSION_FLAGS = {"etcd": "--version", "kube-apiserver": "--version"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Triton decides when it is imported, by whomever, whether its kernels are interpreted."""
+    if config.getoption("-m") != "gpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
 @pytest.fixture
 def control_plane() -> Iterator[ControlPlane]:
     """A fresh, isolated control plane; ``kubeconfig`` is its administrator's."""

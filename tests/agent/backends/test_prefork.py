@@ -154,6 +154,22 @@ async def test_workers_outlive_their_prefork_and_are_still_watched(
             assert await asyncio.wait_for(worker.process.wait(), WAIT) == UNKNOWN
 
 
+async def test_a_prefork_that_stands_still_keeps_nobody(
+    toy: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lite_llm.backends.forked._PATIENCE_SECONDS", 0.2)
+    for asks in (True, False):
+        async with asyncio.timeout(WAIT), prefork("toy", environment=toy) as forks:
+            assert await forks.wait_ready()
+            async with started(forks, tmp_path, "a") as worker:
+                psutil.Process(worker.process.pid).parent().suspend()  # type: ignore[union-attr]  # it has one
+                if asks:
+                    with pytest.raises(WorkerCrashed, match="has ended"):
+                        await forks.start([], lifeline=0, output=1)
+                    assert not forks.is_ready
+                    worker.process.kill()
+
+
 async def test_a_request_that_can_not_be_sent_is_said_so_and_mixes_up_no_others(
     toy: dict[str, str], tmp_path: Path
 ) -> None:
@@ -177,10 +193,12 @@ async def test_a_start_that_is_cut_leaves_no_socket(toy: dict[str, str]) -> None
 
 
 async def test_it_ends_with_its_starter(toy: dict[str, str]) -> None:
+    others = set(psutil.Process(os.getpid()).children())
     async with prefork("toy", environment=toy) as forks:
         assert await forks.wait_ready()
-        before = psutil.Process(os.getpid()).children()
-    assert psutil.wait_procs(before, timeout=WAIT)[1] == []
+        ours = set(psutil.Process(os.getpid()).children()) - others
+    assert ours
+    assert psutil.wait_procs(ours, timeout=WAIT)[1] == []
 
 
 async def test_an_import_without_end_keeps_nobody(toy: dict[str, str]) -> None:
