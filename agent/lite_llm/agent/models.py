@@ -14,7 +14,7 @@ from lite_llm.agent.hosted import Goal, HostedModel
 from lite_llm.agent.residency import Holding
 from lite_llm.agent.sources import check_spec, is_distant, path_of
 from lite_llm.agent.upkeep import House, keep
-from lite_llm.contracts import ModelRef
+from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import InvalidRequest, ModelNotFound, NoAgent, WorkerCrashed
 from lite_llm.proto.v1.model_pb2 import ModelSpec
 from lite_llm.wire import ref_from_proto
@@ -31,6 +31,7 @@ class Models:
         self._memories = house.memories
         self._models: dict[ModelRef, HostedModel] = {}
         self._tasks: dict[ModelRef, asyncio.Task[None]] = {}
+        self._unloading: set[asyncio.Task[None]] = set()
         self._draining = ""
 
     @property
@@ -98,21 +99,15 @@ class Models:
         return model
 
     async def unload(self, ref: ModelRef, grace_seconds: float) -> None:
-        """Give running requests their time, then forget the model."""
+        """Give running requests their time, then forget the model; goes on if the caller leaves."""
         model, task = self.get(ref), self._tasks[ref]
         self._memories.forget(ref)
         model.leaving = True
         model.freeze("unloading")
-        await model.finish_streams(grace_seconds)
-        if model.state.runs_requests:
-            model.want(Goal.NOWHERE)
-        else:
-            model.abandon()
-            task.cancel()
-        await asyncio.wait([task])
-        self._models.pop(ref, None)
-        self._tasks.pop(ref, None)
-        self.changes.notify()
+        unloading = asyncio.create_task(self._unload(model, task, grace_seconds))
+        self._unloading.add(unloading)
+        unloading.add_done_callback(self._unloading.discard)
+        await asyncio.shield(unloading)
 
     async def drain(self, grace_seconds: float) -> int:
         """Refuse what is new, end what runs; returns how many streams were handed over."""
@@ -130,18 +125,34 @@ class Models:
             log.info("model is brought back", model=str(ref_from_proto(spec.ref)))
             try:
                 self.load(spec, goal)
-            except (InvalidRequest, ModelNotFound) as error:
+            except LiteLLMError as error:
                 log.warning("model can't be brought back", error=str(error))
                 self._memories.forget(ref_from_proto(spec.ref))
 
     async def close(self) -> None:
         """End all workers. May be called again."""
+        for unloading in self._unloading:
+            unloading.cancel()
         for ref, task in self._tasks.items():
             self._memories.forget(ref)
             if not task.done():
                 self._models[ref].abandon()
                 task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        ending = [*self._tasks.values(), *self._unloading]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _unload(
+        self, model: HostedModel, task: asyncio.Task[None], grace_seconds: float
+    ) -> None:
+        await model.finish_streams(grace_seconds)
+        model.abandon()
+        model.want(Goal.NOWHERE)
+        if not model.state.runs_requests:
+            task.cancel()
+        await asyncio.wait([task])
+        if self._models.get(model.ref) is model:  # and not one that was loaded since
+            del self._models[model.ref], self._tasks[model.ref]
+            self.changes.notify()
 
     def _raise(self, model: HostedModel, goal: Goal) -> None:
         model.want(max(goal, model.goal))

@@ -27,7 +27,7 @@ from lite_llm.agent.upkeep import House
 from lite_llm.agent.warmth import Warmth
 from lite_llm.agent.workers import Workers
 from lite_llm.contracts import LiteLLMError, Medium, ModelRef, ModelState
-from lite_llm.contracts.errors import ModelNotFound, NoAgent, WorkerCrashed
+from lite_llm.contracts.errors import Cancelled, ModelNotFound, NoAgent, WorkerCrashed
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.wire import ref_to_proto
 from lite_llm.wire.values import state_to_proto
@@ -45,6 +45,8 @@ class Process:
         self.model = model
         self.stub = self
         self.ended = asyncio.Event()
+        self.is_silent = False
+        """Its streams have no end."""
 
     async def wait_ended(self) -> WorkerCrashed:
         await self.ended.wait()
@@ -77,19 +79,21 @@ class Call:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._is_cancelled = False
+        self._cancelled = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[generate_pb2.GenerateEvent]:
         for sequence in range(3):
             await asyncio.sleep(0)
-            if self._is_cancelled:
+            if self._process.is_silent:
+                await self._cancelled.wait()
+            if self._cancelled.is_set():
                 raise asyncio.CancelledError
             if self._process.ended.is_set():
                 raise await self._process.wait_ended()
             yield generate_pb2.GenerateEvent(sequence=sequence)
 
     def cancel(self) -> None:
-        self._is_cancelled = True
+        self._cancelled.set()
 
 
 class Processes:
@@ -260,6 +264,63 @@ async def test_many_models_share_memory_for_three(seed: int, tmp_path: Path) -> 
         for _ in range(6):
             clients.create_task(client())
     assert answered == 240
+    await world.models.close()
+
+
+async def with_a_stream(world: World) -> HostedModel:
+    """A model whose one stream has no end."""
+    model = world.models.load(world.spec("m0"))
+    await model.wait_ready()
+    world.processes.running[model.ref].is_silent = True
+    world.tasks.append(asyncio.create_task(world.ask(model)))
+    await model.wait_until(lambda: model.has_streams)
+    return model
+
+
+async def test_who_waits_for_a_load_is_told_of_an_unload(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with asyncio.timeout(WAIT):
+        model = await with_a_stream(world)
+        world.models.sleep(model.ref)
+        await model.wait_until(lambda: model.state is ModelState.FROZEN)
+        world.models.load(world.spec("m0"))
+        progress = model.follow(lambda: model.state.takes_requests)
+        await anext(progress)
+        await world.models.unload(model.ref, 0.0)
+        with pytest.raises(Cancelled, match="given up"):
+            async for _ in progress:
+                pass
+        await asyncio.gather(*world.tasks)
+
+
+async def test_an_unload_goes_on_without_its_caller(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with asyncio.timeout(WAIT):
+        model = await with_a_stream(world)
+        unloading = asyncio.create_task(world.models.unload(model.ref, 0.05))
+        await model.wait_until(lambda: model.leaving)
+        unloading.cancel()
+        await asyncio.gather(*world.tasks)
+        while world.models.hosted:
+            await world.models.changes.beyond(world.models.changes.version)
+    assert not world.processes.running
+
+
+async def test_an_unload_leaves_what_was_loaded_since(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with asyncio.timeout(WAIT):
+        model = world.models.load(world.spec("m0"))
+        await model.wait_ready()
+
+        def unload_again(_: object) -> None:  # when the model is gone and still has its name
+            world.tasks.append(asyncio.create_task(world.unload(model.ref)))
+
+        world.models._tasks[model.ref].add_done_callback(unload_again)
+        await world.models.unload(model.ref, 0.0)
+        later = world.models.load(world.spec("m0"))
+        await asyncio.gather(*world.tasks)
+        assert world.models.hosted == [later]
+        await later.wait_ready()
     await world.models.close()
 
 
