@@ -46,10 +46,12 @@ class Memories:
         for path in sorted(self._directory.specs.glob("*.json")):
             try:
                 request = loads(path.read_bytes(), LoadRequest, where=str(path))
-                yield request.spec, Goal.of(medium_from_proto(request.target))
+                ref_from_proto(request.spec.ref)  # raises where it names none
             except (LiteLLMError, OSError, ValueError) as error:
                 log.warning("model can't be recalled", path=str(path), error=str(error))
                 path.unlink(missing_ok=True)
+            else:
+                yield request.spec, Goal.of(medium_from_proto(request.target))
 
 
 def _name(ref: ModelRef) -> str:
