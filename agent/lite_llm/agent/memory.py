@@ -84,16 +84,25 @@ class Memory:
         try:
             while True:
                 version = self._changes.version
+                decision = self._decision(claim)
+                if isinstance(decision, Never):
+                    raise OutOfMemory(
+                        f"{claim.tenant.ref}: {decision.reason}",
+                        where=str(claim.tenant.ref),
+                        remedy="raise the agent's memory budget, or load it on a larger node",
+                    )
                 if self._waiting[0] is not claim:
                     tell(f"waiting for memory, after {self._waiting[0].tenant.ref}")
-                elif self._has_room(claim, tell):
+                elif self._has_room(claim, decision, tell):
                     return
                 await self._changes.beyond(version)
         finally:
             patience.cancel()
 
-    def _has_room(self, claim: _Claim, tell: Callable[[str], None]) -> bool:
-        match self._decision(claim):
+    def _has_room(
+        self, claim: _Claim, decision: Fits | MakeRoom | Wait, tell: Callable[[str], None]
+    ) -> bool:
+        match decision:
             case Fits():
                 return True
             case MakeRoom(leaving):
@@ -103,12 +112,6 @@ class Memory:
                     self._held[ref][0].give_way(f"gave way to {claim.tenant.ref}")
             case Wait(reason):
                 tell(reason)
-            case Never(reason):
-                raise OutOfMemory(
-                    f"{claim.tenant.ref}: {reason}",
-                    where=str(claim.tenant.ref),
-                    remedy="raise the agent's memory budget, or load it on a larger node",
-                )
         return False
 
     def _decision(self, claim: _Claim) -> Decision:

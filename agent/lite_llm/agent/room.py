@@ -66,7 +66,8 @@ def decide(
     missing = used + num_bytes - budget_bytes
     if missing <= 0:
         return Fits()
-    pinned = sum(occupant.num_bytes for occupant in occupants if occupant.is_pinned)
+    staying = (each for each in occupants if each.is_pinned and not each.is_leaving)
+    pinned = sum(occupant.num_bytes for occupant in staying)
     if num_bytes > budget_bytes or pinned + num_bytes > budget_bytes:
         beside = f" beside {format_size(pinned)} of pinned models" if pinned else ""
         budget = format_size(budget_bytes)
@@ -82,5 +83,5 @@ def decide(
             missing -= occupant.num_bytes
     if missing <= 0 and leaving:
         return MakeRoom(tuple(occupant.ref for occupant in leaving))
-    others = ", ".join(str(each.ref) for each in occupants if not each.is_pinned)
+    others = ", ".join(str(each.ref) for each in occupants if each.is_leaving or not each.is_pinned)
     return Wait(f"waiting for {format_size(num_bytes)} of memory, in use by {others}")

@@ -61,6 +61,8 @@ def test_pins() -> None:
         "61 B of memory do not fit into 100 B beside 40 B of pinned models"
     )
     assert decided(101) == Never("101 B of memory do not fit into 100 B")
+    unloading = replace(pinned, is_leaving=True)
+    assert decided(61, unloading) == Wait("waiting for 61 B of memory, in use by default/a")
 
 
 OCCUPANTS = st.lists(
