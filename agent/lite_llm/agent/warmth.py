@@ -83,10 +83,12 @@ def _lock(directory: Path, pages: ExitStack) -> int:
     """Bring all files into memory; bytes that are locked there."""
     locked, refused = 0, 0
     for path in sorted(each for each in (directory, *directory.rglob("*")) if each.is_file()):
-        if not (num_bytes := path.stat().st_size):
+        try:
+            with path.open("rb") as file:
+                mapped = pages.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        except (OSError, ValueError):  # it is gone, or empty: what that means, a wake will say
             continue
-        with path.open("rb") as file:
-            mapped = pages.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        num_bytes = len(mapped)
         address = np.frombuffer(mapped, np.uint8).ctypes.data
         place, length = ctypes.c_void_p(address), ctypes.c_size_t(num_bytes)
         _libc().madvise(place, length, _MADV_POPULATE_READ)
