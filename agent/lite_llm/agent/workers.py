@@ -186,9 +186,10 @@ class Workers:
         try:
             return await asyncio.shield(forking)
         except asyncio.CancelledError:
-            process = await forking  # a matter of milliseconds
-            process.kill()
-            await process.wait()
+            with contextlib.suppress(WorkerCrashed):
+                process = await forking  # a matter of milliseconds
+                process.kill()
+                await process.wait()
             raise
         except WorkerCrashed as error:
             log.warning("workers can't be forked any more", error=str(error))

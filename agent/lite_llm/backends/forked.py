@@ -20,6 +20,7 @@ from lite_llm.contracts.errors import WorkerCrashed
 MODULE: Final = "lite_llm.backends.prefork"
 UNKNOWN: Final = os.EX_SOFTWARE  # status of a worker that nobody has seen end
 _MESSAGE_BYTES: Final = 4096
+_PATIENCE_SECONDS: Final = 5.0  # with a process whose work takes milliseconds
 
 
 class ForkedProcess:
@@ -88,7 +89,7 @@ class Prefork:
         """A worker with these arguments, and ``--lifeline`` with its own copy of ``lifeline``.
 
         ``output`` is its standard output and error. Raises :class:`WorkerCrashed` if the prefork
-        has ended, or takes no request.
+        has ended, takes no request, or does not answer, which ends it.
         """
         if not self.is_ready:
             raise WorkerCrashed("the prefork has ended", remedy="start the worker without it")
@@ -103,7 +104,11 @@ class Prefork:
         asked: asyncio.Future[ForkedProcess] = self._loop.create_future()
         self._asked.append(asked)  # only now: answers come in the order of what was sent
         # A caller that leaves now must not leave a worker behind: its own lifeline sees to that.
-        return await asyncio.shield(asked)
+        impatience = self._loop.call_later(_PATIENCE_SECONDS, self.close)
+        try:
+            return await asyncio.shield(asked)
+        finally:
+            impatience.cancel()
 
     def close(self) -> None:
         """Let it end; what it forked goes on, and is told of no more. May be called again."""
@@ -177,4 +182,9 @@ async def prefork(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         prefork.close()
-        await process.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
