@@ -91,8 +91,9 @@ class Lineup:
                 return
             first = min(readable, key=lambda each: turn(each, self.fairness))
             while not self._enter(first):
-                other = victim(self.running, idle=_is_idle)
-                if other is None or not (_is_idle(other) or other.priority < first.priority):
+                # Not one whose pages are coming: two such would take turns, and neither begin.
+                other = victim(self.running, idle=_is_unread)
+                if other is None or not (_is_unread(other) or other.priority < first.priority):
                     return
                 self._set_back(other)
 
@@ -182,4 +183,9 @@ def tenants(groups: Iterable[Group]) -> set[str]:
 
 def _is_idle(sequence: Sequence) -> bool:
     """It can't be computed now: nobody reads it, or its pages are still coming."""
-    return sequence.group.outlet.full or (sequence.kv is not None and not sequence.kv.is_ready)
+    return _is_unread(sequence) or (sequence.kv is not None and not sequence.kv.is_ready)
+
+
+def _is_unread(sequence: Sequence) -> bool:
+    """Nobody waits for its tokens."""
+    return sequence.group.outlet.full

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -101,6 +102,27 @@ async def test_who_waits_for_the_disk_sleeps_and_is_woken(
             assert engine.steps <= steps + 2, "it turns in circles"
             allowed.set()
             assert tokens([step async for step in answering]) == tokens(first)
+
+
+async def test_of_two_that_have_no_room_together_one_waits_for_the_other(
+    drive: Any, cold: Callable[..., Any], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(prompt=range(first, first + 140), max_tokens=4) for first in (2, 60, 120)]
+    alone = [drive().run(request)[0].tokens() for request in requests]
+    read = PageFile.read
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.002)
+        read(*arguments)
+
+    monkeypatch.setattr(PageFile, "read", slow)
+    driver = cold()
+    async with serving(driver) as engine:
+        for request in requests:
+            await whole(engine, request)
+        told = await asyncio.gather(*(whole(engine, request) for request in requests[:2]))
+    assert [tokens(steps) for steps in told] == alone[:2]
+    assert driver.value("vllm:num_preemptions_total") == 0
 
 
 @pytest.mark.parametrize("call", ["pwrite", "preadv"])
