@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from itertools import count
-from queue import PriorityQueue
+from queue import Empty, PriorityQueue
 from typing import Final, Generic, TypeVar
 
 from lite_llm.contracts.errors import Cancelled, LiteLLMError
@@ -72,7 +73,7 @@ class Job(Generic[Tools]):
             for other in self._after:
                 other.wait()
             self._work(tools)
-        except Exception as raised:  # of any kind: it belongs to those who wait
+        except BaseException as raised:  # of any kind: it belongs to those who wait
             error = as_error(raised)
         with self._lock:
             self._end(error)
@@ -110,7 +111,10 @@ class Crew(Generic[Tools]):
         self._queue.put((urgency, next(self._order), job))
 
     def close(self) -> None:
-        """End the threads when all that was submitted is over."""
+        """Cancel what has not begun, and end the threads when the rest is over."""
+        with suppress(Empty):
+            while (job := self._queue.get_nowait()[2]) is not None:
+                job.cancel()
         for _ in self._threads:
             self._queue.put((float("inf"), next(self._order), None))
         for thread in self._threads:

@@ -85,6 +85,34 @@ def test_errors_belong_to_the_job_and_let_go_of_frames(crew: Crew[str]) -> None:
     assert jobs[0].has_failed
 
 
+def test_no_error_ends_a_thread(crew: Crew[str]) -> None:
+    def end(tools: str) -> None:
+        raise SystemExit(3)
+
+    ended, after = Job[str](end), Job[str](lambda tools: None)
+    for job in (ended, after):
+        crew.submit(job)
+        assert job._over.wait(20.0)
+    assert isinstance(ended.error, Internal)
+    assert after.error is None
+
+
+def test_a_close_waits_for_what_runs_and_cancels_the_rest() -> None:
+    crew = Crew("test", ["a"])
+    held, waiting = Held(crew), [Job[str](lambda tools: None) for _ in range(3)]
+    for job in waiting:
+        crew.submit(job, 1.0)
+    closing = threading.Thread(target=crew.close)
+    closing.start()
+    for job in waiting:
+        assert job._over.wait(20.0)
+        assert isinstance(job.error, Cancelled)
+    assert not held.job.is_over
+    held.may_end.set()
+    closing.join()
+    assert held.job.error is None
+
+
 def test_a_job_waits_for_those_before_it_at_its_slot() -> None:
     crew = Crew("test", ["a", "b"])
     order: list[str] = []
