@@ -11,9 +11,11 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure() -> None:
     """Before any test module imports a kernel."""
     if os.environ.get("TRITON_INTERPRET") == "1":  # see the conftest of all tests
