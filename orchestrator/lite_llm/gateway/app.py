@@ -68,7 +68,11 @@ async def serving_http(
     """
     host, _, port = address.rpartition(":")
     runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=grace_seconds
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=grace_seconds,
+        auto_decompress=False,  # aiohttp inflates what it throws away, too: read_body has a bound
     )
     await runner.setup()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from typing import Any
@@ -179,6 +180,25 @@ async def test_an_oversized_body_is_refused(http: aiohttp.ClientSession, path: s
         error = (await response.json())["error"]
     assert error["code"] == "request_entity_too_large"
     assert error["type"] == "invalid_request_error"
+
+
+async def test_a_compressed_body_is_read_within_the_same_bound(
+    http: aiohttp.ClientSession, agent: StubAgent
+) -> None:
+    async def post(body: bytes, encoding: str = "gzip") -> tuple[int, str]:
+        headers = {"Content-Encoding": encoding}
+        async with http.post("/v1/completions", data=body, headers=headers) as response:
+            return response.status, await response.text()
+
+    good = gzip.compress(json.dumps({"model": "tiny", "prompt": "x"}).encode())
+    assert (await post(good))[0] == 200
+    assert (await post(good, "GZIP"))[0] == 200
+    bomb = gzip.compress(b" " * (64 << 20))
+    for body, encoding, status in (
+        (bomb, "gzip", 413), (good[:-9], "gzip", 400), (b"{}", "gzip", 400), (b"{}", "br", 415),
+    ):  # fmt: skip
+        told, text = await post(body, encoding)
+        assert (told, json.loads(text)["error"]["type"]) == (status, "invalid_request_error")
 
 
 async def test_an_unknown_model_is_not_found(client: openai.AsyncOpenAI, agent: StubAgent) -> None:
