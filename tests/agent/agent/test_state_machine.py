@@ -306,6 +306,17 @@ async def test_an_unload_goes_on_without_its_caller(tmp_path: Path) -> None:
     assert not world.processes.running
 
 
+async def test_what_this_agent_does_not_understand_keeps_it_from_no_start(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    newer, known = world.spec("m0"), world.spec("m1")
+    newer.require_signature = True
+    for spec in (newer, known):
+        world.house.memories.remember(spec, Goal.DISK)
+    world.models.restore()
+    assert [str(model.ref) for model in world.models.hosted] == ["default/m1"]
+    await world.models.close()
+
+
 async def test_an_unload_leaves_what_was_loaded_since(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with asyncio.timeout(WAIT):
