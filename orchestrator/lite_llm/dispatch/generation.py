@@ -93,12 +93,12 @@ class Dispatcher:
         transcript, course = Transcript(start), Course(start, Tries(self._budget), self._desk)
         sequence = start.resume.next_sequence
         while True:
-            async with aclosing(self._held_until_served(course, transcript)) as held:
-                async for progress in held:
-                    yield GenerateEvent(sequence=sequence, progress=progress)
-                    sequence += 1
             view = self._views.value
             if not isinstance(plan := course.plan(view), Serve):
+                async with aclosing(self._held_until_served(course, transcript)) as held:
+                    async for progress in held:
+                        yield GenerateEvent(sequence=sequence, progress=progress)
+                        sequence += 1
                 continue
             node, has_begun = plan.agent.node, False
             routing = explained(view, course.model, course.wish()) if explains else None
@@ -200,9 +200,7 @@ class Dispatcher:
     async def _held_until_served(
         self, course: Course, transcript: Transcript
     ) -> AsyncGenerator[LoadProgress]:
-        """Progress of the load until some agent serves the model; nothing if one does already."""
-        if isinstance(course.plan(self._views.value), Serve):
-            return
+        """Progress of the load until some agent serves the model."""
         since = monotonic()
         deadline = asyncio.get_running_loop().time() + self._room.limits.seconds
         model = course.model

@@ -82,15 +82,15 @@ def best(
     """The candidate to choose, or None of none."""
     spec, held_by = view.models[model], view.held.get(model, {})
     num_bytes, level = _bytes_of(held_by), source_level(spec)
-    per_waiting, others = wish.weights.gamma / TIE_SECONDS, bool(wish.hits or wish.pending)
+    gamma, special = wish.weights.gamma, wish.hits.keys() | wish.pending.keys()
     chosen, lowest, least = None, math.inf, None
     for agent in candidates:
         held = held_by.get(agent.node)
-        if others or held is None or held.level:
+        if held is None or held.level or agent.node in special:
             terms = _terms(agent, held, num_bytes, level, wish)
             rounded = round(terms.total(wish.weights) / TIE_SECONDS)
-        else:  # what most requests meet: agents that differ in their queues
-            rounded = round(per_waiting * agent.waiting)
+        else:  # what most agents are: they differ in their queues
+            rounded = round(gamma * agent.waiting / TIE_SECONDS)
         is_last = agent.node in wish.shunned
         if rounded > lowest and least is not None and is_last >= least[0] and not least[1]:
             continue
