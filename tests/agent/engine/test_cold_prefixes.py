@@ -49,8 +49,10 @@ async def serving(driver: Any) -> AsyncIterator[Engine]:
         engine = Engine(driver.steps)
         driver.kv.on_arrival = engine.wake
         job = compute.submit(engine.run())
-        yield engine
-        engine.close()
+        try:
+            yield engine
+        finally:  # or a test that fails waits for the thread for ever
+            engine.close()
         async with asyncio.timeout(WAIT):
             assert [item async for item in job] == []
 
