@@ -165,7 +165,7 @@ class Workers:
             raise
         running = _Running(process, ours, path, path.with_suffix(PID_SUFFIX), log_path)
         try:
-            with contextlib.suppress(FileNotFoundError):  # it is gone already, as will be told
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # as will be told
                 note(running.pid_path, process.pid)
             log.info("worker started", model=str(model), pid=process.pid, path=str(log_path))
             await self._wait_up(running, f"the worker of {model}")
@@ -186,7 +186,7 @@ class Workers:
         try:
             return await asyncio.shield(forking)
         except asyncio.CancelledError:
-            with contextlib.suppress(WorkerCrashed):
+            with contextlib.suppress(WorkerCrashed, ProcessLookupError):
                 process = await forking  # a matter of milliseconds
                 process.kill()
                 await process.wait()
@@ -246,7 +246,8 @@ class Workers:
             async with asyncio.timeout(self._settings.stop_seconds):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it ended in that very moment
+                process.kill()
             await process.wait()
         finally:
             running.lifeline.close()
