@@ -35,7 +35,7 @@ class Breakers:
 
     def severed(self, node: str, reason: str) -> None:
         """The agent can't be reached: leave it alone."""
-        breaker = self._breakers.setdefault(node, _Breaker())
+        breaker = self._breaker(node)
         if node in self._views.value.avoided and breaker.faults:
             return  # one more stream that broke with the same line
         seconds = min(OPEN_SECONDS * 2.0**breaker.times_open, MAX_OPEN_SECONDS)
@@ -46,7 +46,7 @@ class Breakers:
 
     def failed(self, node: str, reason: str) -> None:
         """A stream broke, though the agent answers."""
-        breaker = self._breakers.setdefault(node, _Breaker())
+        breaker = self._breaker(node)
         breaker.faults += 1
         if breaker.faults >= FAULTS:
             self.severed(node, reason)
@@ -71,6 +71,14 @@ class Breakers:
         for breaker in self._breakers.values():
             if breaker.lifting is not None:
                 breaker.lifting.cancel()
+
+    def _breaker(self, node: str) -> _Breaker:
+        if node not in self._breakers:
+            # Nodes come and go under ever new names: those that went are forgotten.
+            view = self._views.value
+            known = view.agents.keys() | view.avoided
+            self._breakers = {each: it for each, it in self._breakers.items() if each in known}
+        return self._breakers.setdefault(node, _Breaker())
 
     def _avoid(self, node: str, breaker: _Breaker, seconds: float) -> None:
         if breaker.lifting is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from lite_llm.dispatch import Breakers, breakers, breaking
 from lite_llm.dispatch.budgets import FRUITLESS, PAUSES, RESERVE, RetryBudget, Tries
 from lite_llm.placement import ClusterView, Observed
+from lite_llm.proto.v1.agent_pb2 import AgentStatus
 
 
 @pytest.fixture
@@ -84,6 +86,17 @@ async def test_a_trial_that_fails_opens_again(
     all_of_them.severed("a", "reset")
     assert avoided(views) == ["a"]
     assert await wait_lifted(views) < breakers.TRIAL_SECONDS
+
+
+async def test_agents_that_are_gone_are_forgotten(
+    views: Observed[ClusterView], all_of_them: Breakers
+) -> None:
+    views.set(replace(views.value, agents={"b": AgentStatus(node="b")}))
+    all_of_them.failed("b", "it broke")
+    for number in range(10):
+        all_of_them.severed(f"a{number}", "the line was cut")
+        await wait_lifted(views)
+    assert len(all_of_them._breakers) == 2, "the last one, and the one that is there"
 
 
 def test_a_request_is_sent_again_some_times_and_more_often_if_it_gets_on() -> None:
