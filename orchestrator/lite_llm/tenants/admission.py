@@ -48,7 +48,7 @@ class Admission:
         Raises ``QuotaExceeded`` and ``Overloaded``.
         """
         account = self._accounts.setdefault(
-            tenant.name, _Account(tenant.requests_per_minute or 0.0, self._clock())
+            tenant.name, _Account(max(tenant.requests_per_minute or 0.0, 1.0), self._clock())
         )
         self._check_concurrency(tenant, account)
         self._check_rate(tenant, account)

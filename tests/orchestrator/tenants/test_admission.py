@@ -52,6 +52,8 @@ async def test_so_many_a_minute() -> None:
     assert [await ask() > 0 for _ in range(2)] == [False, True]
     now += 3600.0
     assert [await ask() > 0 for _ in range(7)] == [False] * 6 + [True]
+    tenant = Tenant(name="rare", requests_per_minute=0.5)
+    assert [await ask() for _ in range(2)] == [0.0, 120.0]
 
 
 async def turns(queue: FairQueue, asked: list[tuple[str, float, float]]) -> list[str]:
