@@ -24,6 +24,12 @@ PAGES = 12  # a prompt of 70 tokens and its answer have six
 Ask = Callable[..., Request]
 
 
+@pytest.fixture(autouse=True)
+def a_disk_that_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it may be slower than computing a tiny model's prefix anew."""
+    monkeypatch.setattr("lite_llm.kvcache.mover._Pace.add", lambda pace, seconds: None)
+
+
 @pytest.fixture
 def cold(drive: Any, tmp_path: Path) -> Callable[..., Any]:
     """Makes drivers with a disk."""
