@@ -87,9 +87,9 @@ class OrchestratorService(OrchestratorServicer):
         sequence, usage = start.resume.next_sequence, Usage()
         try:
             async with (
+                _until_cancelled(request_iterator),
                 self._admission.admitted(tenant, start.sampling.n or 1),
                 aclosing(measured(self._dispatcher, start, self._metrics)) as events,
-                _until_cancelled(request_iterator),
             ):
                 async for event in events:
                     sequence = event.sequence + 1

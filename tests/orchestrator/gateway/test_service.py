@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 
 from lite_llm.contracts import ModelRef
 from lite_llm.metastore import Store
-from lite_llm.orchestrator import Orchestrator
+from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
 from lite_llm.proto.v1.agent_pb2 import Health
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_CANCELLED,
@@ -68,6 +69,30 @@ async def test_a_generation_is_one_sequence_from_load_to_finish(
     assert kinds[first:] == ["started", "tokens", "tokens", "tokens", "finished"]
     assert "".join(event.tokens.text for event in events) == "one two three"
     assert events[-1].finished.reason == FINISH_REASON_STOP
+
+
+async def test_a_cancel_is_heard_while_the_request_waits_for_its_turn(
+    settings: OrchestratorSettings, store: Store, agent: StubAgent, model: ModelRef
+) -> None:
+    async def stuck(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
+        await asyncio.Event().wait()
+        yield GenerateEvent()
+
+    agent.script = stuck
+    async with (
+        running(replace(settings, max_running=1), store) as busy,
+        open_channel(busy.grpc_address) as channel,
+    ):
+        door: OrchestratorAsyncStub = OrchestratorStub(channel)
+        first, second = door.Generate(), door.Generate()
+        await first.write(start_of(model))
+        await asyncio.wait_for(agent.asked.wait(), 10)
+        await second.write(start_of(model))
+        await second.write(GenerateRequest(cancel=GenerateCancel()))
+        async with asyncio.timeout(10):
+            events = [event async for event in second]
+        assert [event.finished.reason for event in events] == [FINISH_REASON_CANCELLED]
+        first.cancel()
 
 
 async def test_answers_without_number_are_refused(
