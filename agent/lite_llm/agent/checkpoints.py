@@ -158,6 +158,7 @@ class Checkpoints:
                 raise
             log.warning("origin is away, the cache has to do", address=uri, error=str(error))
             return Listing.from_json(path.read_bytes(), str(path)), None
+        self._listings.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(write_published, path, listing.to_json())
         return listing, origin
 

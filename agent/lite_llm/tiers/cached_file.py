@@ -86,7 +86,7 @@ class CachedFile:
 
     def _publish(self) -> None:
         os.fsync(self._descriptor)
-        self.final.parent.mkdir(exist_ok=True)
+        self.final.parent.mkdir(parents=True, exist_ok=True)
         self.partial.rename(self.final)
         fsync_directory(self.final.parent)
         self.is_complete = True
@@ -94,6 +94,8 @@ class CachedFile:
 
     def _resumed(self) -> set[int]:
         self.final.unlink(missing_ok=True)
+        # Again, too: cleaners of temporary files take folders from under long-lived agents.
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if not self._grid.is_checked:

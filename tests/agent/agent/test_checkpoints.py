@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
@@ -181,6 +182,20 @@ async def test_a_checkpoint_comes_once(
     async with cache_in(tmp_path) as checkpoints, held(checkpoints, uri) as checkpoint:
         assert_same(checkpoint, models / name)
     assert origin.sent - before < 0.1 * weights
+
+
+@pytest.mark.parametrize("folder", ["listings", "objects", ""])
+async def test_folders_that_a_cleaner_took_are_made_again(
+    folder: str, origin: Origin, models: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "cache"
+    async with cache_in(root) as checkpoints:
+        async with held(checkpoints, f"{origin.url}/plain"):
+            pass
+        shutil.rmtree(root / folder)
+        for name in ("plain", "other"):
+            async with held(checkpoints, f"{origin.url}/{name}") as checkpoint:
+                assert_same(checkpoint, models / name)
 
 
 async def test_without_its_origin_the_cache_has_to_do(
