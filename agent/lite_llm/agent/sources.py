@@ -47,8 +47,13 @@ def is_distant(source: ModelSource) -> bool:
 
 
 def scheme_of(source: ModelSource) -> str:
-    """ "s3", "file", …; empty for a path."""
-    return urlsplit(source.uri).scheme
+    """ "s3", "file", …; empty for a path. Raises ``InvalidRequest`` for what is no address."""
+    try:
+        return urlsplit(source.uri).scheme
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{source.uri!r:.200} is no address: {error}", where="source.uri", remedy=_REMEDY
+        ) from error
 
 
 def pinned_uri(source: ModelSource) -> str:

@@ -44,6 +44,11 @@ def test_what_is_no_path_of_this_machine(uri: str) -> None:
         path_of(ModelSource(uri=uri))
 
 
+def test_what_is_no_address() -> None:
+    with pytest.raises(InvalidRequest, match="is no address"):
+        is_distant(ModelSource(uri="http://["))
+
+
 def test_an_absent_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="there is no directory"):
         path_of(ModelSource(uri=str(tmp_path / "absent")))
