@@ -165,6 +165,8 @@ class EtcdServer:
     def pause(self) -> None:
         """Stop answering while every connection stays open."""
         os.kill(self._process.pid, signal.SIGSTOP)
+        # The signal is sent, not yet heard: threads on other cores may go on for a moment.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Undo :meth:`pause`."""
