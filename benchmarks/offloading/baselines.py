@@ -6,6 +6,7 @@ for all of them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Generator, Iterable
 
@@ -17,7 +18,7 @@ from lite_llm.experts.slots import HotSlot
 Waves = Generator[Wave, None, None]
 
 
-class Baseline:
+class Baseline(ABC):
     """What they share: slots of a cache, whose own table is not asked."""
 
     def __init__(self, cache: ExpertCache) -> None:
@@ -39,8 +40,9 @@ class Baseline:
             assert job.error is None, job.error
         fetcher.release(decision)
 
+    @abstractmethod
     def bring(self, layer: int, packing: Packing) -> Waves:
-        raise NotImplementedError
+        """What the packing needs, in hot slots."""
 
 
 class WholeLayers(Baseline):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
@@ -16,6 +17,9 @@ from prometheus_client.samples import Sample
 from lite_llm.agent.models import Models
 from lite_llm.proto.v1.agent_pb2 import MetricsRequest
 from lite_llm.telemetry.metrics import Metrics, render
+
+if TYPE_CHECKING:
+    from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
 
 ASK_SECONDS = 2.0  # a worker that is slower misses this scrape, and the others are told in time
 
@@ -45,12 +49,12 @@ class Exposition:
     async def _told(self) -> dict[str, str]:
         models = [model for model in self._models.hosted if model.worker is not None]
 
-        async def ask(stub: object) -> str:
+        async def ask(stub: AgentAsyncStub) -> str:
             try:
-                answer = await stub.Metrics(MetricsRequest(), timeout=ASK_SECONDS)  # type: ignore[attr-defined]  # any stub
+                answer = await stub.Metrics(MetricsRequest(), timeout=ASK_SECONDS)
             except grpc.aio.AioRpcError:
                 return ""
-            return str(answer.text)
+            return answer.text
 
         texts = await asyncio.gather(*(ask(model.worker.stub) for model in models if model.worker))
         return {str(model.ref): text for model, text in zip(models, texts, strict=True)}
@@ -63,13 +67,22 @@ def merged(own: Iterable[Metric], told: dict[str, str]) -> list[Metric]:
     """
     families = {family.name: family for family in own}
     for model, text in told.items():
-        for family in text_string_to_metric_families(text):
+        for family in _families(model, text):
             target = families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type)
             )
             if target.type == family.type:
                 target.samples.extend(_labelled(family.samples, model))
     return list(families.values())
+
+
+def _families(model: str, text: str) -> list[Metric]:
+    """None of a worker whose text can't be read: the others' metrics matter more."""
+    try:
+        return list(text_string_to_metric_families(text))
+    except (ValueError, LookupError) as error:
+        log.warning("worker's metrics can't be read", model=model, error=str(error))
+        return []
 
 
 def _labelled(samples: Iterable[Sample], model: str) -> Iterator[Sample]:

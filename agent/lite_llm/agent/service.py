@@ -15,7 +15,7 @@ from lite_llm.contracts import ModelState
 from lite_llm.contracts.errors import InvalidRequest, NoAgent
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
-from lite_llm.wire import Endpoint, ref_from_proto
+from lite_llm.wire import Endpoint, at_end_of, ref_from_proto
 from lite_llm.wire.values import medium_from_proto
 
 if TYPE_CHECKING:
@@ -115,12 +115,7 @@ class AgentService(AgentServicer):
         model = self._models.get(ref_from_proto(first.start.model))
         await model.wait_ready()
         stream = model.open_stream(first, request_iterator)
-
-        def over(_: object) -> None:
-            stream.close()
-
-        # Also when the client disappears while a message to it is on its way.
-        context.add_done_callback(over)  # type: ignore[arg-type]  # the stub's class is no protocol
+        at_end_of(context, stream.close)
         async for event in stream.events():
             if event.HasField("started"):
                 event.started.node = self._reporter.node_name

@@ -12,14 +12,13 @@ import structlog
 
 from lite_llm.backends.answer import Answer
 from lite_llm.backends.foreign_model import ForeignModel, ServerSettings, foreign_model
-from lite_llm.backends.generation import Generation
 from lite_llm.backends.registry import foreign_backend
 from lite_llm.contracts import ModelRef, ModelState
 from lite_llm.contracts.errors import InvalidRequest, NoAgent, WorkerCrashed
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
 from lite_llm.proto.v1.model_pb2 import ModelSpec
-from lite_llm.wire import ref_from_proto, ref_to_proto
+from lite_llm.wire import cancel_when_asked, ref_from_proto, ref_to_proto, start_of
 from lite_llm.wire.values import state_to_proto
 
 if TYPE_CHECKING:
@@ -64,10 +63,10 @@ class ForeignService(AgentServicer):
     ) -> AsyncIterator[generate_pb2.GenerateEvent]:
         """One answer. The client's cancel ends it with an event, its disappearance without."""
         model = self._loaded()
-        start = await _start_of(request_iterator)
+        start = await start_of(request_iterator)
         generation = await model.generation(start)
         answer = Answer(start, model.measures)
-        listening = asyncio.create_task(_cancel_when_asked(request_iterator, generation))
+        listening = asyncio.create_task(cancel_when_asked(request_iterator, generation.cancel))
         model.measures.began()
         error: BaseException | None = None
         try:
@@ -148,27 +147,6 @@ class ForeignService(AgentServicer):
 
     async def __aexit__(self, *_: object) -> None:
         await self._closing.aclose()
-
-
-async def _start_of(
-    requests: AsyncIterator[generate_pb2.GenerateRequest],
-) -> generate_pb2.GenerateStart:
-    async for request in requests:
-        if request.WhichOneof("action") == "start":
-            return request.start
-        break
-    raise InvalidRequest("a generation begins with a start", where="action", remedy="send it first")
-
-
-async def _cancel_when_asked(
-    requests: AsyncIterator[generate_pb2.GenerateRequest], generation: Generation
-) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        async for request in requests:
-            if request.WhichOneof("action") == "cancel":
-                log.info("generation cancelled", reason=request.cancel.reason)
-                generation.cancel()
-                return
 
 
 def _reading(done: int, total: int, seconds: float) -> generate_pb2.LoadProgress:

@@ -14,14 +14,13 @@ import structlog
 from lite_llm.contracts import ModelRef, ModelState, TierSet
 from lite_llm.contracts.errors import Cancelled, InvalidRequest, LiteLLMError, NoAgent
 from lite_llm.engine.compute_thread import ComputeThread
-from lite_llm.engine.engine import Answering
 from lite_llm.engine.model import arriving_model
 from lite_llm.engine.served import Served, ServingSettings
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
 from lite_llm.telemetry import render
 from lite_llm.tiers import LoadProgress
-from lite_llm.wire import ref_from_proto, ref_to_proto
+from lite_llm.wire import at_end_of, cancel_when_asked, ref_from_proto, ref_to_proto, start_of
 from lite_llm.wire.values import state_to_proto, tier_set_from_proto
 
 if TYPE_CHECKING:
@@ -67,12 +66,12 @@ class WorkerService(AgentServicer):
     ) -> AsyncIterator[generate_pb2.GenerateEvent]:
         """One answer. The client's cancel ends it with an event, its disappearance without."""
         served = self._loaded()
-        start = await _start_of(request_iterator)
+        start = await start_of(request_iterator)
         request = await served.request(start)
         answer = served.answer(start, request)
         answering = served.engine.submit(request)
-        _cancel_at_end(answering, context)
-        listening = asyncio.create_task(_cancel_when_asked(request_iterator, answering))
+        at_end_of(context, answering.cancel)
+        listening = asyncio.create_task(cancel_when_asked(request_iterator, answering.cancel))
         error: BaseException | None = None
         try:
             async for step in answering:
@@ -158,36 +157,6 @@ async def _ended(warming: asyncio.Task[None]) -> None:
     """What stopped the load stopped it too, and is told once."""
     with contextlib.suppress(asyncio.CancelledError, LiteLLMError):
         await warming
-
-
-def _cancel_at_end(answering: Answering, context: _ServicerContext) -> None:
-    """Also when the client disappears while a message to it is on its way."""
-
-    def done(_: object) -> None:
-        answering.cancel()
-
-    context.add_done_callback(done)  # type: ignore[arg-type]  # the stub's class is no protocol
-
-
-async def _start_of(
-    requests: AsyncIterator[generate_pb2.GenerateRequest],
-) -> generate_pb2.GenerateStart:
-    async for request in requests:
-        if request.WhichOneof("action") == "start":
-            return request.start
-        break
-    raise InvalidRequest("a generation begins with a start", where="action", remedy="send it first")
-
-
-async def _cancel_when_asked(
-    requests: AsyncIterator[generate_pb2.GenerateRequest], answering: Answering
-) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        async for request in requests:
-            if request.WhichOneof("action") == "cancel":
-                log.info("generation cancelled", reason=request.cancel.reason)
-                answering.cancel()
-                return
 
 
 def _reading(progress: LoadProgress, seconds: float) -> generate_pb2.LoadProgress:

@@ -8,7 +8,7 @@ the next.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Tally:
     fetched: Counter[Medium] = field(default_factory=Counter)
     """Experts, by the medium that they were found on."""
     num_bytes: Counter[Medium] = field(default_factory=Counter)
-    seconds: Counter[Medium] = field(default_factory=Counter)
+    seconds: defaultdict[Medium, float] = field(default_factory=lambda: defaultdict(float))
     """Of the threads that brought them."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,7 +49,7 @@ class Tally:
         with self._lock:
             self.fetched[medium] += 1
             self.num_bytes[medium] += num_bytes
-            self.seconds[medium] += seconds  # type: ignore[assignment]  # a counter of seconds
+            self.seconds[medium] += seconds
 
 
 class Fetcher:

@@ -48,7 +48,7 @@ from lite_llm.proto.v1.orchestrator_pb2 import (
 from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorServicer
 from lite_llm.telemetry import Metrics
 from lite_llm.tenants import Admission, Keys, Tenant
-from lite_llm.wire import ref_from_proto
+from lite_llm.wire import ref_from_proto, start_of
 
 SERVICE = DESCRIPTOR.services_by_name["Orchestrator"].full_name
 
@@ -81,7 +81,8 @@ class OrchestratorService(OrchestratorServicer):
     ) -> AsyncIterator[GenerateEvent]:
         """One generation; a cancel ends it as finished, ending the call just ends it."""
         tenant = caller(context, self._keys)
-        start = await _start_of(request_iterator)
+        start = await start_of(request_iterator)
+        _check_count(start)
         _check_sees(tenant, start.model)
         tenant.stamp(start)
         sequence, usage = start.resume.next_sequence, Usage()
@@ -175,17 +176,11 @@ def _check_sees(tenant: Tenant, model: model_pb2.ModelRef) -> None:
         raise not_found(f"{model.namespace}/{model.name}")
 
 
-async def _start_of(requests: AsyncIterator[GenerateRequest]) -> GenerateStart:
-    first = await anext(requests, GenerateRequest())
-    if not first.HasField("start"):
+def _check_count(start: GenerateStart) -> None:
+    if start.sampling.n > MAX_N:
         raise InvalidRequest(
-            "the stream does not begin with a start", where="start", remedy="send it first"
+            f"n is {start.sampling.n}", where="sampling.n", remedy=f"ask for {MAX_N} at most"
         )
-    if first.start.sampling.n > MAX_N:
-        raise InvalidRequest(
-            f"n is {first.start.sampling.n}", where="sampling.n", remedy=f"ask for {MAX_N} at most"
-        )
-    return first.start
 
 
 @asynccontextmanager

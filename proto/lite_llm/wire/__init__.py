@@ -2,12 +2,15 @@
 
 from lite_llm.wire.endpoints import Endpoint, TlsFiles, closing_call, open_channel, serving
 from lite_llm.wire.failures import abort, error_from
+from lite_llm.wire.requests import at_end_of, cancel_when_asked, start_of
 from lite_llm.wire.values import dumps, loads, ref_from_proto, ref_to_proto
 
 __all__ = [
     "Endpoint",
     "TlsFiles",
     "abort",
+    "at_end_of",
+    "cancel_when_asked",
     "closing_call",
     "dumps",
     "error_from",
@@ -16,4 +19,5 @@ __all__ = [
     "ref_from_proto",
     "ref_to_proto",
     "serving",
+    "start_of",
 ]

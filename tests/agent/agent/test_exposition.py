@@ -51,6 +51,16 @@ def test_a_worker_that_says_nothing_is_left_out() -> None:
     assert len(merged(own.registry.collect(), {"default/one": ""})) > 10
 
 
+@pytest.mark.parametrize("text", ["a{b=} 1", "# TYPE a gauge\na{", "a one", "\x00{{{"])
+def test_a_worker_that_says_nonsense_spoils_no_page(text: str) -> None:
+    own, sound = (Metrics(names.exported_by(Program.AGENT)) for _ in range(2))
+    sound[vllm_names.NUM_REQUESTS_RUNNING].labels(model_name="m", engine="0").set(1)
+    told = {"default/bad": text, "default/good": render(sound.registry)[0].decode()}
+    families = {family.name: family for family in merged(own.registry.collect(), told)}
+    (sample,) = families["vllm:num_requests_running"].samples
+    assert sample.labels["model"] == "default/good"
+
+
 async def test_a_port_that_is_taken() -> None:
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     async with server:
