@@ -91,6 +91,11 @@ class AgentStub:
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.SerializeToString,
                 response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsReport.FromString,
                 _registered_method=True)
+        self.Experts = channel.unary_unary(
+                '/lite_llm.v1.Agent/Experts',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMap.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -168,6 +173,12 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Experts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +236,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Metrics,
                     request_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.FromString,
                     response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsReport.SerializeToString,
+            ),
+            'Experts': grpc.unary_unary_rpc_method_handler(
+                    servicer.Experts,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMap.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -525,6 +541,33 @@ class Agent:
             '/lite_llm.v1.Agent/Metrics',
             lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsRequest.SerializeToString,
             lite__llm_dot_proto_dot_v1_dot_agent__pb2.MetricsReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Experts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lite_llm.v1.Agent/Experts',
+            lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMap.FromString,
             options,
             channel_credentials,
             insecure,

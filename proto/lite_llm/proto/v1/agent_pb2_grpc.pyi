@@ -50,6 +50,7 @@ class AgentStub:
     """Peers download from each other: one download from the origin per cluster."""
     Metrics: _grpc.UnaryUnaryMultiCallable[_agent_pb2.MetricsRequest, _agent_pb2.MetricsReport]
     """An agent's answer has its workers' metrics, too."""
+    Experts: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ExpertMapRequest, _agent_pb2.ExpertMap]
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
@@ -72,6 +73,7 @@ class AgentAsyncStub(AgentStub):
     """Peers download from each other: one download from the origin per cluster."""
     Metrics: _aio.UnaryUnaryMultiCallable[_agent_pb2.MetricsRequest, _agent_pb2.MetricsReport]  # type: ignore[assignment]
     """An agent's answer has its workers' metrics, too."""
+    Experts: _aio.UnaryUnaryMultiCallable[_agent_pb2.ExpertMapRequest, _agent_pb2.ExpertMap]  # type: ignore[assignment]
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
     """Every agent serves it, and every worker process serves it to its agent."""
@@ -157,5 +159,12 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.MetricsReport, _abc.Awaitable[_agent_pb2.MetricsReport]]:
         """An agent's answer has its workers' metrics, too."""
+
+    @_abc_1.abstractmethod
+    def Experts(
+        self,
+        request: _agent_pb2.ExpertMapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ExpertMap, _abc.Awaitable[_agent_pb2.ExpertMap]]: ...
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

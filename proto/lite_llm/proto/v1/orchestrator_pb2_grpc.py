@@ -81,6 +81,11 @@ class OrchestratorStub:
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DrainAgentRequest.SerializeToString,
                 response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Experts = channel.unary_unary(
+                '/lite_llm.v1.Orchestrator/Experts',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMap.FromString,
+                _registered_method=True)
 
 
 class OrchestratorServicer:
@@ -141,6 +146,12 @@ class OrchestratorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Experts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrchestratorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +199,11 @@ def add_OrchestratorServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DrainAgentRequest.FromString,
                     response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainResponse.SerializeToString,
+            ),
+            'Experts': grpc.unary_unary_rpc_method_handler(
+                    servicer.Experts,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMap.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -433,6 +449,33 @@ class Orchestrator:
             '/lite_llm.v1.Orchestrator/Drain',
             lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DrainAgentRequest.SerializeToString,
             lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Experts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lite_llm.v1.Orchestrator/Experts',
+            lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMap.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,7 @@ class OrchestratorStub:
     Unload: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.UnloadModelRequest, _orchestrator_pb2.UnloadModelResponse]
     Pin: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PinRequest, _orchestrator_pb2.PinResponse]
     Drain: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DrainAgentRequest, _agent_pb2.DrainResponse]
+    Experts: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ExpertMapRequest, _agent_pb2.ExpertMap]
 
 @_typing.type_check_only
 class OrchestratorAsyncStub(OrchestratorStub):
@@ -57,6 +58,7 @@ class OrchestratorAsyncStub(OrchestratorStub):
     Unload: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.UnloadModelRequest, _orchestrator_pb2.UnloadModelResponse]  # type: ignore[assignment]
     Pin: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PinRequest, _orchestrator_pb2.PinResponse]  # type: ignore[assignment]
     Drain: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DrainAgentRequest, _agent_pb2.DrainResponse]  # type: ignore[assignment]
+    Experts: _aio.UnaryUnaryMultiCallable[_agent_pb2.ExpertMapRequest, _agent_pb2.ExpertMap]  # type: ignore[assignment]
 
 class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -122,5 +124,12 @@ class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.DrainAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.DrainResponse, _abc.Awaitable[_agent_pb2.DrainResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Experts(
+        self,
+        request: _agent_pb2.ExpertMapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ExpertMap, _abc.Awaitable[_agent_pb2.ExpertMap]]: ...
 
 def add_OrchestratorServicer_to_server(servicer: OrchestratorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
