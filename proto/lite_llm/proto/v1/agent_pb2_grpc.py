@@ -66,6 +66,16 @@ class AgentStub:
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.GenerateMany = channel.stream_stream(
+                '/lite_llm.v1.Agent/GenerateMany',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.StreamRequests.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.StreamEvents.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/lite_llm.v1.Agent/Embed',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/lite_llm.v1.Agent/Drain',
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainRequest.SerializeToString,
@@ -136,6 +146,20 @@ class AgentServicer:
 
     def Generate(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateMany(self, request_iterator, context):
+        """As Generate, for any number of generations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Refused by models that make none.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -211,6 +235,16 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.GenerateRequest.FromString,
                     response_serializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.GenerateEvent.SerializeToString,
+            ),
+            'GenerateMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateMany,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.StreamRequests.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.StreamEvents.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.EmbedRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_generate__pb2.EmbedResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -406,6 +440,60 @@ class Agent:
             '/lite_llm.v1.Agent/Generate',
             lite__llm_dot_proto_dot_v1_dot_generate__pb2.GenerateRequest.SerializeToString,
             lite__llm_dot_proto_dot_v1_dot_generate__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lite_llm.v1.Agent/GenerateMany',
+            lite__llm_dot_proto_dot_v1_dot_generate__pb2.StreamRequests.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_generate__pb2.StreamEvents.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lite_llm.v1.Agent/Embed',
+            lite__llm_dot_proto_dot_v1_dot_generate__pb2.EmbedRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_generate__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class AgentStub:
     Wake: _grpc.UnaryStreamMultiCallable[_agent_pb2.WakeRequest, _generate_pb2.LoadProgress]
     Prefetch: _grpc.UnaryStreamMultiCallable[_agent_pb2.PrefetchRequest, _generate_pb2.LoadProgress]
     Generate: _grpc.StreamStreamMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateEvent]
+    GenerateMany: _grpc.StreamStreamMultiCallable[_generate_pb2.StreamRequests, _generate_pb2.StreamEvents]
+    """As Generate, for any number of generations."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_generate_pb2.EmbedRequest, _generate_pb2.EmbedResponse]
+    """Refused by models that make none."""
     Drain: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DrainRequest, _agent_pb2.DrainResponse]
     Status: _grpc.UnaryUnaryMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentReport]
     Watch: _grpc.UnaryStreamMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentReport]
@@ -65,6 +69,10 @@ class AgentAsyncStub(AgentStub):
     Wake: _aio.UnaryStreamMultiCallable[_agent_pb2.WakeRequest, _generate_pb2.LoadProgress]  # type: ignore[assignment]
     Prefetch: _aio.UnaryStreamMultiCallable[_agent_pb2.PrefetchRequest, _generate_pb2.LoadProgress]  # type: ignore[assignment]
     Generate: _aio.StreamStreamMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateEvent]  # type: ignore[assignment]
+    GenerateMany: _aio.StreamStreamMultiCallable[_generate_pb2.StreamRequests, _generate_pb2.StreamEvents]  # type: ignore[assignment]
+    """As Generate, for any number of generations."""
+    Embed: _aio.UnaryUnaryMultiCallable[_generate_pb2.EmbedRequest, _generate_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Refused by models that make none."""
     Drain: _aio.UnaryUnaryMultiCallable[_agent_pb2.DrainRequest, _agent_pb2.DrainResponse]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentReport]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_agent_pb2.AgentStatusRequest, _agent_pb2.AgentReport]  # type: ignore[assignment]
@@ -121,6 +129,22 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_generate_pb2.GenerateRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generate_pb2.GenerateEvent], _abc.AsyncIterator[_generate_pb2.GenerateEvent]]: ...
+
+    @_abc_1.abstractmethod
+    def GenerateMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_generate_pb2.StreamRequests],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_generate_pb2.StreamEvents], _abc.AsyncIterator[_generate_pb2.StreamEvents]]:
+        """As Generate, for any number of generations."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _generate_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generate_pb2.EmbedResponse, _abc.Awaitable[_generate_pb2.EmbedResponse]]:
+        """Refused by models that make none."""
 
     @_abc_1.abstractmethod
     def Drain(
