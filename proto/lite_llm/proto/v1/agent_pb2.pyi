@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from lite_llm.proto.v1 import generate_pb2 as _generate_pb2
 from lite_llm.proto.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
@@ -221,6 +222,8 @@ class Residency(_message.Message):
     CHECKPOINT_DIGEST_FIELD_NUMBER: _builtins.int
     OBSERVED_GENERATION_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    LAST_COLD_START_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     state: _model_pb2.ModelState.ValueType
     nearest: _model_pb2.Medium.ValueType
@@ -237,10 +240,15 @@ class Residency(_message.Message):
     """The spec generation that this reflects."""
     context_tokens: _builtins.int
     """Tokens that a sequence can hold, prompt and answer together; 0 while unknown."""
+    started_at: _builtins.float
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierResidency]: ...
+    @_builtins.property
+    def last_cold_start(self) -> _generate_pb2.ColdStart:
+        """Of the last start of the model here, and when it ended, in seconds since the epoch."""
+
     def __init__(
         self,
         *,
@@ -256,10 +264,12 @@ class Residency(_message.Message):
         checkpoint_digest: _builtins.str = ...,
         observed_generation: _builtins.int = ...,
         context_tokens: _builtins.int = ...,
+        last_cold_start: _generate_pb2.ColdStart | None = ...,
+        started_at: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_cold_start", b"last_cold_start", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "context_tokens", b"context_tokens", "kv_hit_rate", b"kv_hit_rate", "model", b"model", "nearest", b"nearest", "node", b"node", "observed_generation", b"observed_generation", "reason", b"reason", "running_requests", b"running_requests", "state", b"state", "tiers", b"tiers", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "context_tokens", b"context_tokens", "kv_hit_rate", b"kv_hit_rate", "last_cold_start", b"last_cold_start", "model", b"model", "nearest", b"nearest", "node", b"node", "observed_generation", b"observed_generation", "reason", b"reason", "running_requests", b"running_requests", "started_at", b"started_at", "state", b"state", "tiers", b"tiers", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -142,19 +142,31 @@ class ModelView(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     RESIDENCIES_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
+    INGESTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _model_pb2.ModelSpec: ...
     @_builtins.property
     def residencies(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Residency]: ...
+    @_builtins.property
+    def scaling(self) -> Global___ScalingState:
+        """How many agents should have it, and why; absent before anybody decided."""
+
+    @_builtins.property
+    def ingestion(self) -> _model_pb2.Ingestion:
+        """How it is brought in, where an orchestrator does that."""
+
     def __init__(
         self,
         *,
         spec: _model_pb2.ModelSpec | None = ...,
         residencies: _abc.Iterable[_agent_pb2.Residency] | None = ...,
+        scaling: Global___ScalingState | None = ...,
+        ingestion: _model_pb2.Ingestion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ingestion", b"ingestion", "scaling", b"scaling", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["residencies", b"residencies", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ingestion", b"ingestion", "residencies", b"residencies", "scaling", b"scaling", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
