@@ -224,6 +224,7 @@ class Residency(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     LAST_COLD_START_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     state: _model_pb2.ModelState.ValueType
     nearest: _model_pb2.Medium.ValueType
@@ -241,6 +242,8 @@ class Residency(_message.Message):
     context_tokens: _builtins.int
     """Tokens that a sequence can hold, prompt and answer together; 0 while unknown."""
     started_at: _builtins.float
+    failure: _builtins.str
+    """Why the last load failed, as a reason of contracts.outcomes ("Corrupt"); empty: it did not."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -266,10 +269,11 @@ class Residency(_message.Message):
         context_tokens: _builtins.int = ...,
         last_cold_start: _generate_pb2.ColdStart | None = ...,
         started_at: _builtins.float = ...,
+        failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_cold_start", b"last_cold_start", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "context_tokens", b"context_tokens", "kv_hit_rate", b"kv_hit_rate", "last_cold_start", b"last_cold_start", "model", b"model", "nearest", b"nearest", "node", b"node", "observed_generation", b"observed_generation", "reason", b"reason", "running_requests", b"running_requests", "started_at", b"started_at", "state", b"state", "tiers", b"tiers", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "context_tokens", b"context_tokens", "failure", b"failure", "kv_hit_rate", b"kv_hit_rate", "last_cold_start", b"last_cold_start", "model", b"model", "nearest", b"nearest", "node", b"node", "observed_generation", b"observed_generation", "reason", b"reason", "running_requests", b"running_requests", "started_at", b"started_at", "state", b"state", "tiers", b"tiers", "waiting_requests", b"waiting_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

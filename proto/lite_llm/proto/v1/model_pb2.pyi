@@ -387,6 +387,26 @@ class ModelSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AgentLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REF_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
@@ -398,6 +418,10 @@ class ModelSpec(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REQUIRE_SIGNATURE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    AGENT_LABELS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    KEEP_WARM_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """Which engine runs it: "native", "vllm", "llamacpp", …; empty: native."""
     profile: _builtins.str
@@ -409,6 +433,10 @@ class ModelSpec(_message.Message):
     require_signature: _builtins.bool
     """Refuse checkpoints without a valid signature."""
     generation: _builtins.int
+    memory_bytes: _builtins.int
+    """Memory that a replica takes on an agent; 0: told by the checkpoint's size."""
+    keep_warm: Global___Medium.ValueType
+    """How near one agent at least keeps the weights while nobody asks; unspecified: wherever they are."""
     @_builtins.property
     def ref(self) -> Global___ModelRef: ...
     @_builtins.property
@@ -422,6 +450,14 @@ class ModelSpec(_message.Message):
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further names under which clients may ask for the model."""
+
+    @_builtins.property
+    def agent_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only agents with all of these labels may hold it; empty: any agent."""
+
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants that may ask for it; for others it does not exist. Empty: every tenant."""
 
     def __init__(
         self,
@@ -437,10 +473,14 @@ class ModelSpec(_message.Message):
         version: _builtins.str = ...,
         require_signature: _builtins.bool = ...,
         generation: _builtins.int = ...,
+        agent_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        memory_bytes: _builtins.int = ...,
+        keep_warm: Global___Medium.ValueType = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "scaling", b"scaling", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "backend", b"backend", "generation", b"generation", "pinned_tiers", b"pinned_tiers", "profile", b"profile", "ref", b"ref", "require_signature", b"require_signature", "scaling", b"scaling", "source", b"source", "tier_set", b"tier_set", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_labels", b"agent_labels", "aliases", b"aliases", "backend", b"backend", "generation", b"generation", "keep_warm", b"keep_warm", "memory_bytes", b"memory_bytes", "pinned_tiers", b"pinned_tiers", "profile", b"profile", "ref", b"ref", "require_signature", b"require_signature", "scaling", b"scaling", "source", b"source", "tenants", b"tenants", "tier_set", b"tier_set", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
