@@ -25,6 +25,7 @@ from lite_llm.contracts import (
 )
 from lite_llm.contracts.errors import Corrupt
 from lite_llm.proto.v1 import model_pb2
+from lite_llm.wire.canonical import built
 
 M = TypeVar("M", bound=Message)
 
@@ -37,6 +38,8 @@ def dumps(message: Message) -> bytes:
 
 def loads(value: bytes, kind: type[M], *, where: str) -> M:
     """The message in a stored value; :class:`Corrupt` names the key ``where`` it lies."""
+    if (message := built(value, kind)) is not None:
+        return message
     message = kind()
     try:
         if not value.lstrip().startswith(b"{"):  # the parser takes lists and strings for empty
