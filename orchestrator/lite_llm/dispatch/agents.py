@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -15,7 +14,8 @@ from lite_llm.contracts.errors import AgentLost, Cancelled
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
-from lite_llm.wire import TlsFiles, error_from, open_channel
+from lite_llm.proto.v1.generate_pb2 import GenerateRequest, GenerateStart
+from lite_llm.wire import Generation, Line, Refused, TlsFiles, error_from, error_of, open_channel
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
@@ -25,22 +25,31 @@ class Severed(AgentLost):
     """The line to the agent broke, or there is none."""
 
 
-def failure_of(failure: grpc.aio.AioRpcError, node: str) -> LiteLLMError:
+def failure_of(failure: grpc.aio.AioRpcError | Refused, node: str) -> LiteLLMError:
     """What a call to an agent failed with, when it was not ended on this side."""
-    error = error_from(failure, where=node)
+    if isinstance(failure, Refused):
+        error = error_of(failure.detail, where=node)
+    else:
+        error = error_from(failure, where=node)
+        if type(error) is AgentLost and not failure.trailing_metadata():
+            return Severed(error.message, where=node)  # gRPC's own words, not the agent's
     if isinstance(error, Cancelled):  # its server stops
         return AgentLost("the agent gave the request up", where=error.where, remedy="try again")
-    if type(error) is AgentLost and not failure.trailing_metadata():
-        return Severed(error.message, where=node)  # gRPC's own words, not the agent's
     return error
 
 
-@dataclass
-class _Line:
-    address: str
-    channel: grpc.aio.Channel
-    calls: int = 0
-    retired: bool = False
+class _Channel:
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address = address
+        self.stub: AgentAsyncStub = AgentStub(channel)
+        self.line = Line(self.stub)
+        self.calls = 0
+        self.retired = False
+        self._channel = channel
+
+    async def close(self) -> None:
+        self.line.close()
+        await self._channel.close()
 
 
 class Agents:
@@ -48,48 +57,62 @@ class Agents:
 
     def __init__(self, tls: TlsFiles | None) -> None:
         self._tls = tls
-        self._lines: dict[str, _Line] = {}
+        self._channels: dict[str, _Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def stub(self, agent: AgentStatus) -> Iterator[AgentAsyncStub]:
-        """A stub for calls to ``agent`` within the block; a lent channel is never closed."""
-        line = self._lines.get(agent.node)
-        if line is None or line.address != agent.grpc_address:
-            if line is not None:
+        """For calls to ``agent`` within the block; a lent channel is never closed."""
+        with self._lent(agent) as channel:
+            yield channel.stub
+
+    @contextmanager
+    def generation(self, agent: AgentStatus, start: GenerateStart) -> Iterator[Generation]:
+        """Runs on ``agent`` within the block."""
+        with (
+            self._lent(agent) as channel,
+            channel.line.generation(GenerateRequest(start=start)) as generation,
+        ):
+            yield generation
+
+    @contextmanager
+    def _lent(self, agent: AgentStatus) -> Iterator[_Channel]:
+        channel = self._channels.get(agent.node)
+        if channel is None or channel.address != agent.grpc_address:
+            if channel is not None:
                 self._retire(agent.node)
-            channel = open_channel(agent.grpc_address, tls=self._tls)
-            line = self._lines[agent.node] = _Line(agent.grpc_address, channel)
-        line.calls += 1
+            opened = open_channel(agent.grpc_address, tls=self._tls)
+            channel = self._channels[agent.node] = _Channel(agent.grpc_address, opened)
+        channel.calls += 1
         try:
-            yield AgentStub(line.channel)
+            yield channel
         finally:
-            line.calls -= 1
-            self._close_if_done(line)
+            channel.calls -= 1
+            self._close_if_done(channel)
 
     def keep(self, view: ClusterView) -> None:
         """Retire the channels of agents that are gone, or came back under another address."""
-        for node, line in list(self._lines.items()):
+        for node, channel in list(self._channels.items()):
             agent = view.agents.get(node)
-            if agent is None or agent.grpc_address != line.address:
+            if agent is None or agent.grpc_address != channel.address:
                 self._retire(node)
 
     async def close(self) -> None:
         """End every call and close every channel."""
-        for line in self._lines.values():
-            await line.channel.close()
-        self._lines.clear()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
         await asyncio.gather(*self._closing)
 
     def _retire(self, node: str) -> None:
-        line = self._lines.pop(node)
-        line.retired = True
-        self._close_if_done(line)
+        channel = self._channels.pop(node)
+        channel.retired = True
+        self._close_if_done(channel)
 
-    def _close_if_done(self, line: _Line) -> None:
+    def _close_if_done(self, channel: _Channel) -> None:
         # An agent that lost only its lease may still finish the streams that it has begun.
-        if line.retired and not line.calls:
-            task = asyncio.create_task(line.channel.close())
+        if channel.retired and not channel.calls:
+            task = asyncio.create_task(channel.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

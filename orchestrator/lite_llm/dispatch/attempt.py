@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc.aio
 
-from lite_llm.contracts import ModelRef
+from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost
 from lite_llm.dispatch.agents import Agents
 from lite_llm.dispatch.transcript import Transcript
 from lite_llm.dispatch.watchdog import Watchdog
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
-from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateRequest
+from lite_llm.proto.v1.generate_pb2 import GenerateEvent
+from lite_llm.wire import Refused
 
 
 async def attempt(
@@ -22,28 +23,31 @@ async def attempt(
     agent: AgentStatus,
     agents: Agents,
     watchdog: Watchdog,
-) -> AsyncGenerator[GenerateEvent]:
-    """What ``agent`` adds to ``transcript``, to its end. Closing the iterator ends the work there.
+) -> AsyncGenerator[list[GenerateEvent]]:
+    """What ``agent`` adds to ``transcript``, to its end, as many events at a time as are there.
 
+    Closing the iterator ends the work there.
     Raises what the agent says, :class:`Severed`, ``Garbage``, and ``AgentLost`` for silence.
     """
-    request = GenerateRequest(start=transcript.continuation())
-    with agents.stub(agent) as stub:
-        call = stub.Generate(_only(request))
-        with watchdog.over(agent, model, call) as patience:
-            try:
-                async for event in call:
-                    patience.heard(is_token=event.HasField("tokens"))
-                    transcript.accept(event, agent.node)
-                    yield event
-                    patience.listening()
-            except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
-                raise patience.told(failure) from failure
-            finally:
-                call.cancel()  # ends the agent's work if ours ended first
+    with (
+        agents.generation(agent, transcript.continuation()) as generation,
+        watchdog.over(agent, model, generation) as patience,
+    ):
+        try:
+            async for events in generation:
+                patience.heard(is_token=any(event.HasField("tokens") for event in events))
+                accepted = 0
+                try:
+                    for event in events:
+                        transcript.accept(event, agent.node)
+                        accepted += 1
+                except LiteLLMError:
+                    if accepted:
+                        yield events[:accepted]
+                    raise
+                yield events
+                patience.listening()
+        except (grpc.aio.AioRpcError, Refused, asyncio.CancelledError) as failure:
+            raise patience.told(failure) from failure
     if not transcript.is_over:
         raise AgentLost("the agent ended the stream early", where=agent.node)
-
-
-async def _only(request: GenerateRequest) -> AsyncIterator[GenerateRequest]:
-    yield request

@@ -82,8 +82,9 @@ class Dispatcher:
 
     async def generate(
         self, start: GenerateStart, *, explains: bool = False
-    ) -> AsyncGenerator[GenerateEvent]:
-        """Progress while the model is loaded, then what its agent says, in one sequence.
+    ) -> AsyncGenerator[list[GenerateEvent]]:
+        """Progress while the model is loaded, then what its agent says, in one sequence, as many
+        events at a time as are there.
 
         If an agent fails, another one goes on: what is yielded is the same as if none had. With
         ``explains`` the start tells every agent's score. Close the iterator to withdraw the
@@ -97,7 +98,7 @@ class Dispatcher:
             if not isinstance(plan := course.plan(view), Serve):
                 async with aclosing(self._held_until_served(course, transcript)) as held:
                     async for progress in held:
-                        yield GenerateEvent(sequence=sequence, progress=progress)
+                        yield [GenerateEvent(sequence=sequence, progress=progress)]
                         sequence += 1
                 continue
             node, has_begun = plan.agent.node, False
@@ -105,17 +106,18 @@ class Dispatcher:
             self._breakers.tried(node)
             self._uses.note(course.model)
             try:
-                async with self._attempt(transcript, plan.agent, course) as (events, begin):
-                    async for event in events:
+                async with self._attempt(transcript, plan.agent, course) as (batches, begin):
+                    async for events in batches:
                         if not has_begun:
                             begin()
                             self._breakers.succeeded(node)
                             has_begun, course.digest = True, course.digest or plan.digest
-                        if event.HasField("started"):
-                            self._tell(event.started, node, course, routing)
-                        event.sequence = sequence
-                        sequence += 1
-                        yield event
+                        for event in events:
+                            if event.HasField("started"):
+                                self._tell(event.started, node, course, routing)
+                            event.sequence = sequence
+                            sequence += 1
+                        yield events
                 return
             except _REFUSALS as refusal:
                 await self._after_refusal(refusal, node, view, course)
@@ -129,11 +131,11 @@ class Dispatcher:
     @asynccontextmanager
     async def _attempt(
         self, transcript: Transcript, agent: AgentStatus, course: Course
-    ) -> AsyncIterator[tuple[AsyncIterator[GenerateEvent], Callable[[], None]]]:
-        events = attempt(transcript, course.model, agent, self._agents, self._watchdog)
+    ) -> AsyncIterator[tuple[AsyncIterator[list[GenerateEvent]], Callable[[], None]]]:
+        batches = attempt(transcript, course.model, agent, self._agents, self._watchdog)
         with course.sent_to(agent.node) as begin:
-            async with aclosing(events):
-                yield events, begin
+            async with aclosing(batches):
+                yield batches, begin
 
     def explain(self, start: GenerateStart) -> RoutingExplanation:
         """Every agent's score for this request, with its terms."""

@@ -17,6 +17,7 @@ from lite_llm.dispatch.agents import Agents, failure_of
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, AgentStatusRequest
+from lite_llm.wire import Refused
 from lite_llm.wire.endpoints import Cancellable
 
 TICK_SECONDS = 0.2
@@ -71,7 +72,9 @@ class Patience:
         self._lost = AgentLost(reason, where=self.agent.node, remedy="try again")
         self._call.cancel()
 
-    def told(self, failure: grpc.aio.AioRpcError | asyncio.CancelledError) -> LiteLLMError:
+    def told(
+        self, failure: grpc.aio.AioRpcError | Refused | asyncio.CancelledError
+    ) -> LiteLLMError:
         """What the end of the call means; a cancellation of the reader itself is raised."""
         # A call that the watchdog cancelled ends in either, as grpc's timing has it.
         task = asyncio.current_task()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from time import monotonic
 
@@ -19,8 +19,8 @@ async def measured(
     model = str(ref_from_proto(start.model))
     arrived = monotonic()
     last: dict[int, float] = {}  # by sequence
-    async with aclosing(dispatcher.generate(start, explains=explains)) as events:
-        async for event in events:
+    async with aclosing(dispatcher.generate(start, explains=explains)) as batches:
+        async for event in _each(batches):
             if event.HasField("tokens"):
                 now, index = monotonic(), event.tokens.index
                 # Looked up only now: a name that no model has must not become a label.
@@ -36,6 +36,12 @@ async def measured(
                 if event.finished.index:  # the first of n sequences has reported the prompt
                     usage = Usage(completion_tokens=usage.completion_tokens)
                 _count(usage, start.tenant, metrics)
+            yield event
+
+
+async def _each(batches: AsyncIterator[list[GenerateEvent]]) -> AsyncGenerator[GenerateEvent]:
+    async for batch in batches:
+        for event in batch:
             yield event
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ from lite_llm.proto.v1.agent_pb2 import (
     AgentStatusRequest,
     DrainRequest,
     DrainResponse,
+    ExpertMap,
+    ExpertMapRequest,
     Health,
     LoadRequest,
     Residency,
@@ -43,12 +45,14 @@ from lite_llm.proto.v1.generate_pb2 import (
     LoadProgress,
     PromptLogprobs,
     ResumedSequence,
+    StreamEvents,
+    StreamRequests,
     TokenChunk,
     TokenLogprobs,
     TopLogprob,
     Usage,
 )
-from lite_llm.wire import dumps, ref_from_proto, serving
+from lite_llm.wire import Multiplexed, dumps, ref_from_proto, serving
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Script = Callable[[GenerateStart], AsyncIterator[GenerateEvent]]
@@ -148,6 +152,7 @@ class StubAgent:
     """Whether it says how it is when it is asked, as while its process runs; set at first."""
     withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a generation's caller has gone before its end."""
+    experts: ExpertMap = field(default_factory=ExpertMap)
     status: AgentStatus = field(default_factory=AgentStatus)
     server: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -177,6 +182,7 @@ class StubAgent:
 class _Service(AgentServicer):
     def __init__(self, agent: StubAgent) -> None:
         self._agent = agent
+        self._many = Multiplexed(self.Generate)
 
     async def Load(self, request: LoadRequest, context: Context) -> AsyncIterator[LoadProgress]:
         agent = self._agent
@@ -205,6 +211,9 @@ class _Service(AgentServicer):
         await self._agent.register(draining=True)
         return DrainResponse(handed_over=3)
 
+    async def Experts(self, request: ExpertMapRequest, context: Context) -> ExpertMap:
+        return self._agent.experts
+
     async def Status(self, request: AgentStatusRequest, context: Context) -> AgentReport:
         await self._agent.answers.wait()
         return AgentReport(status=self._agent.status)
@@ -223,6 +232,13 @@ class _Service(AgentServicer):
         finally:
             if not ended:
                 self._agent.withdrawn.set()
+
+    async def GenerateMany(
+        self, request_iterator: AsyncIterator[StreamRequests], context: Context
+    ) -> AsyncIterator[StreamEvents]:
+        async with aclosing(self._many.serve(request_iterator)) as batches:
+            async for batch in batches:
+                yield batch
 
 
 @asynccontextmanager

@@ -60,28 +60,44 @@ def _clipped(text: str) -> str:
     return encoded[:MAX_WORDS].decode(errors="ignore") + "…" * (len(encoded) > MAX_WORDS)
 
 
-async def abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: Exception | asyncio.CancelledError
-) -> NoReturn:
-    """End the call with ``error``. One that is not ours is logged whole and told as Internal.
+def own(error: Exception | asyncio.CancelledError) -> LiteLLMError:
+    """``error`` as callers hear of it. One that is not ours is logged whole and told as Internal.
 
     Work that was cancelled within the server is told as AgentLost: the caller may try again.
     """
+    if isinstance(error, LiteLLMError):
+        return error
     if isinstance(error, NotImplementedError):  # what a generated base class raises
-        error = errors.Unsupported(
+        return errors.Unsupported(
             "this version does not have the method", remedy="use a later version of the server"
         )
-    if not isinstance(error, LiteLLMError):
-        log.error("call failed", exc_info=error)
-        cancelled = isinstance(error, asyncio.CancelledError)
-        error = (errors.AgentLost if cancelled else errors.Internal)(
-            f"{type(error).__name__} in the server",
-            remedy="see the server's log, and report it as a fault",
-        )
+    log.error("call failed", exc_info=error)
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return (errors.AgentLost if cancelled else errors.Internal)(
+        f"{type(error).__name__} in the server",
+        remedy="see the server's log, and report it as a fault",
+    )
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception | asyncio.CancelledError
+) -> NoReturn:
+    """End the call with ``error``, as :func:`own` tells it."""
+    error = own(error)
     await context.abort(
         grpc.StatusCode[outcome_of(error).grpc],
         _clipped(str(error)),
         trailing_metadata=((DETAIL, detail_of(error).SerializeToString()),),
+    )
+
+
+def error_of(detail: ErrorDetail, *, where: str) -> LiteLLMError:
+    """The error that ``detail`` tells of; ``where`` names the peer if the error names nothing."""
+    return error_class(detail.reason)(
+        detail.message,
+        where=detail.where or where,
+        remedy=detail.remedy,
+        retry_after=detail.retry_after_seconds,
     )
 
 
@@ -93,12 +109,7 @@ def error_from(rpc_error: grpc.aio.AioRpcError, *, where: str) -> LiteLLMError:
                 detail = ErrorDetail.FromString(value)
             except DecodeError:
                 break
-            return error_class(detail.reason)(
-                detail.message,
-                where=detail.where or where,
-                remedy=detail.remedy,
-                retry_after=detail.retry_after_seconds,
-            )
+            return error_of(detail, where=where)
     kind = _FROM_CODE.get(rpc_error.code(), errors.Internal)
     words = rpc_error.details() or "no details given"
     return kind(f"{rpc_error.code().name}: {words}", where=where)
