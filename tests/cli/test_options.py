@@ -57,12 +57,12 @@ def test_what_can_t_be_meant_is_refused(urls: str, files: dict[str, Any]) -> Non
 
 
 def test_mutual_tls_needs_all_files() -> None:
-    assert tls_files(None, None, None) is None
-    files = tls_files(CA, CERT, KEY)
+    assert tls_files(None, None, None, "") is None
+    files = tls_files(CA, CERT, KEY, "lite-llm.internal")
     assert files is not None
-    assert files.certificate == CERT
+    assert (files.certificate, files.server_name) == (CERT, "lite-llm.internal")
     with pytest.raises(InvalidSettings, match="--tls-ca"):
-        tls_files(CA, None, KEY)
+        tls_files(CA, None, KEY, "")
 
 
 def test_the_registry_is_there_when_it_is_named(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def orchestrator(
     tls_ca: options.TlsCa = None,
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
+    tls_server_name: options.TlsServerName = "",
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = "auto",
 ) -> None:
@@ -106,7 +107,7 @@ def orchestrator(
     from lite_llm.orchestrator import OrchestratorSettings, running
     from lite_llm.telemetry import logs
 
-    tls = options.tls_files(tls_ca, tls_cert, tls_key)
+    tls = options.tls_files(tls_ca, tls_cert, tls_key, tls_server_name)
     settings = OrchestratorSettings(
         listen_http=listen,
         listen_grpc=listen_grpc,
@@ -157,6 +158,7 @@ def agent(
     tls_ca: options.TlsCa = None,
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
+    tls_server_name: options.TlsServerName = "",
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = "auto",
 ) -> None:
@@ -185,7 +187,7 @@ def agent(
             zone=zone,
             price_class=price_class,
             labels=options.labels(label or ()),
-            tls=options.tls_files(tls_ca, tls_cert, tls_key),
+            tls=options.tls_files(tls_ca, tls_cert, tls_key, tls_server_name),
         )
         logs.configure(log_level, format=log_format)
         run(serve(running, settings, store))

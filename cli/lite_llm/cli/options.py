@@ -118,6 +118,15 @@ TlsKey = Annotated[
         rich_help_panel=_TLS,
     ),
 ]
+TlsServerName = Annotated[
+    str,
+    typer.Option(
+        "--tls-server-name",
+        envvar="LITE_LLM_TLS_SERVER_NAME",
+        help="Name that every program's certificate carries. Left out: the host that is dialled.",
+        rich_help_panel=_TLS,
+    ),
+]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
@@ -249,13 +258,15 @@ def labels(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
-    """All three, or None of them."""
+def tls_files(
+    ca: Path | None, cert: Path | None, key: Path | None, server_name: str
+) -> TlsFiles | None:
+    """All three files, or None of them."""
     from lite_llm.wire import TlsFiles
 
     if ca and cert and key:
-        return TlsFiles(authority=ca, certificate=cert, key=key)
-    if ca or cert or key:
+        return TlsFiles(authority=ca, certificate=cert, key=key, server_name=server_name)
+    if ca or cert or key or server_name:
         raise _wrong("--tls-ca", "some TLS files are missing", "give --tls-ca, -cert and -key")
     return None
 

@@ -53,6 +53,9 @@ class TlsFiles:
     """Certificates that the other side must be signed by."""
     certificate: Path
     key: Path
+    server_name: str = ""
+    """What certificates of servers are checked for; empty: the host that is dialled. Pods are dialled
+    at addresses, which no certificate can name beforehand."""
 
     def read(self) -> tuple[bytes, bytes, bytes]:
         """Authority, key and certificate; :class:`InvalidSettings` names one that is unreadable."""
@@ -153,4 +156,6 @@ def open_channel(address: str, *, tls: TlsFiles | None = None) -> grpc.aio.Chann
         return grpc.aio.insecure_channel(address, options=options)
     authority, key, certificate = tls.read()
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    if tls.server_name:
+        options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
     return grpc.aio.secure_channel(address, credentials, options=options)

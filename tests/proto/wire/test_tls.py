@@ -85,6 +85,18 @@ async def test_a_server_under_another_name_is_refused(
         await refused(open_channel(f"127.0.0.1:{endpoint.port}", tls=client_files))
 
 
+async def test_a_name_that_was_agreed_on_stands_for_the_address(
+    authority: trustme.CA, client_files: TlsFiles, tmp_path: Path
+) -> None:
+    pod = files_of(authority, tmp_path / "pod", "lite-llm.internal")
+    async with serving("127.0.0.1:0", {}, tls=pod, grace=0) as endpoint:
+        address = f"127.0.0.1:{endpoint.port}"
+        await refused(open_channel(address, tls=client_files))
+        agreed = replace(client_files, server_name="lite-llm.internal")
+        assert await check(open_channel(address, tls=agreed))
+        await refused(open_channel(address, tls=replace(agreed, server_name="other.internal")))
+
+
 @pytest.mark.parametrize("missing", ["authority", "certificate", "key"])
 async def test_a_missing_file_is_named(server_files: TlsFiles, missing: str) -> None:
     path = getattr(server_files, missing)
