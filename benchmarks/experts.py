@@ -168,12 +168,16 @@ class Bench:
 
     @contextmanager
     def cache(
-        self, percent: int, *, policy: Policy = LRU, readers: int = 4
+        self, percent: int, *, policy: Policy = LRU, readers: int = 4, apart: bool = True
     ) -> Iterator[ExpertCache]:
         """Hot slots for so many of the experts, warm memory for half."""
         total = self.shape.num_bytes
         settings = ExpertSettings(
-            hot_bytes=total * percent // 100, warm_bytes=total // 2, policy=policy, readers=readers
+            hot_bytes=total * percent // 100,
+            warm_bytes=total // 2,
+            policy=policy,
+            readers=readers,
+            apart=apart,
         )
         forget(self.directory)
         disk = DiskReader(threads=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from lite_llm.contracts.errors import LiteLLMError, OverBudget
 from lite_llm.contracts.manifest import ExpertRecord
 from lite_llm.experts.bank import ExpertWeights, NotThere, Wave
 from lite_llm.experts.events import EventLog
-from lite_llm.experts.fetching import Fetcher, Stored
+from lite_llm.experts.fetching import Fetcher, Stored, work_room
 from lite_llm.experts.packing import Packing
 from lite_llm.experts.record_layout import RecordLayout, layout_of
 from lite_llm.experts.settings import ExpertSettings
@@ -29,6 +30,7 @@ from lite_llm.experts.slots import HotSlot, hot_memory
 from lite_llm.experts.step_rows import StepRows
 from lite_llm.experts.tracing import Tracing
 from lite_llm.tiers import RecordReader
+from lite_llm.tiers.memory import cupy
 
 PASSAGE: Final = 2
 """Hot slots for experts that the table keeps no place for: one runs while the next one comes."""
@@ -80,6 +82,8 @@ class ExpertCache:
             for record in records:
                 layout, pieces = layout_of(record, dtype)
                 self._stored.append(Stored(known.setdefault(layout, layout), pieces))
+        if not (cupy() is not None if settings.apart is None else settings.apart):
+            settings = _as_one(settings, self._stored, reader)
         with ExitStack() as held:
             memory = hot_memory(
                 settings.hot_bytes,
@@ -188,13 +192,17 @@ class ExpertCache:
         passing, free = deque(bypassed), deque(self._passage)
         warm = self.fetcher.demand(layer, [*absent, *passing], prompts)
         try:
-            coming |= {expert: self.fetcher.start(expert, slots[expert]) for expert in absent}
+            begun = self.fetcher.start_all({expert: slots[expert] for expert in absent})
+            coming |= begun
+            ready += [expert for expert in absent if expert not in begun]
             lost: dict[int, LiteLLMError] = {}
             while True:
                 while passing and free:
                     expert = passing.popleft()
                     slots[expert] = free.popleft()
-                    coming[expert] = self.fetcher.start(expert, slots[expert])
+                    begun = self.fetcher.start_all({expert: slots[expert]})
+                    coming |= begun
+                    ready += [expert] * (expert not in begun)
                 yield ready, lost
                 gone = (slots[expert] for expert in (*ready, *lost))
                 free.extend(slot for slot in gone if slot in self._passage)
@@ -253,6 +261,17 @@ class TieredBank:
         only = self._cache.rows.only_prompts(packing)
         prompts = () if only is None else {experts[place] for place in only.nonzero()[0]}
         return self._cache.bring(self._layer, experts, prompts)
+
+
+def _as_one(
+    settings: ExpertSettings, stored: Sequence[Stored], reader: RecordReader
+) -> ExpertSettings:
+    """The same budget with all of it hot, but for what the fetching threads work in."""
+    record_bytes, each = work_room(stored, reader)
+    rest = settings.warm_bytes // (record_bytes * each) * record_bytes * each
+    work_bytes = min(rest, settings.readers * record_bytes * each)
+    together = settings.hot_bytes + settings.warm_bytes - work_bytes
+    return replace(settings, hot_bytes=together, warm_bytes=work_bytes)
 
 
 def _used(slots: Iterable[HotSlot]) -> None:

@@ -23,6 +23,7 @@ from lite_llm.experts.settings import ExpertSettings
 from lite_llm.experts.slot_table import Decision, SlotTable
 from lite_llm.experts.slots import Buffers, FetchJob, HotSlot, Slot, warm_memory
 from lite_llm.tiers import Copier, Piece, RecordReader
+from lite_llm.tiers.extents import aligned_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,14 @@ class Tally:
             self.seconds[medium] += seconds
 
 
+def work_room(stored: Sequence[Stored], reader: RecordReader) -> tuple[int, int]:
+    """Bytes of a warm slot, and how many such slots a fetching thread works in."""
+    every = [one.pieces for one in stored]
+    record_bytes = aligned_up(max(map(reader.room, every)))
+    scratch_bytes = max(map(reader.scratch, every))
+    return record_bytes, -(-(record_bytes + scratch_bytes) // record_bytes)
+
+
 class Fetcher:
     """Called from one thread; its own threads do the work."""
 
@@ -68,9 +77,7 @@ class Fetcher:
         self._stored = stored
         self._copier = copier
         self._reader = reader
-        every = [one.pieces for one in stored]
-        record_bytes, scratch_bytes = max(map(reader.room, every)), max(map(reader.scratch, every))
-        apart = -(-(record_bytes + scratch_bytes) // record_bytes)  # slots that a thread works in
+        record_bytes, apart = work_room(stored, reader)
         with ExitStack() as held:
             memory = warm_memory(settings.warm_bytes, record_bytes, least_slots=apart)
             held.callback(memory.close)
@@ -111,10 +118,23 @@ class Fetcher:
         """Nobody waits for what was started for it any more."""
         self.table.release(decision)
 
+    def start_all(self, slots: Mapping[int, HotSlot]) -> dict[int, FetchJob]:
+        """Have experts brought, each into its slot; those that are not among the jobs are there.
+
+        What is warm is copied by the calling thread, while others read: a copy takes less than
+        handing it over.
+        """
+        near = [expert for expert, slot in slots.items() if self._is_near(expert, slot)]
+        jobs = {
+            expert: self.start(expert, slot) for expert, slot in slots.items() if expert not in near
+        }
+        for expert in near:
+            self._copy(expert, slots[expert])
+        return jobs
+
     def start(self, expert: int, slot: HotSlot, urgency: float = DEMAND) -> FetchJob:
         """Have an expert brought into a slot, and into its warm one if it has that."""
-        place = self.table.find(expert)
-        warm = None if place is None else self._slots[place.slot]
+        warm = self._warm(expert)
         after = slot.vacated()
         if warm is not None:
             after += warm.vacated()
@@ -134,13 +154,37 @@ class Fetcher:
         """A step waits for it now."""
         self._crew.submit(job, DEMAND)
 
+    def _warm(self, expert: int) -> Slot | None:
+        place = self.table.find(expert)
+        return None if place is None else self._slots[place.slot]
+
+    def _is_near(self, expert: int, slot: HotSlot) -> bool:
+        """Whether bringing the expert is no more than a memcpy now."""
+        warm = self._warm(expert)
+        return (
+            warm is not None
+            and warm.content == expert
+            and slot.is_ours
+            and not warm.is_busy
+            and not slot.vacated()
+        )
+
+    def _copy(self, expert: int, slot: HotSlot) -> None:
+        began, warm = perf_counter(), self._warm(expert)
+        assert warm is not None
+        slot.jobs, slot.coming, slot.content = [], None, None
+        self._fill(expert, warm.memory, slot)
+        slot.content = expert
+        num_bytes = self._stored[expert].layout.num_bytes
+        self.tally.add(Medium.DRAM, num_bytes, perf_counter() - began)
+
     def _bring(
         self, expert: int, slot: HotSlot, warm: Slot | None, fence: Any, buffers: Buffers
     ) -> None:
         began, medium = perf_counter(), Medium.DRAM
         stored = self._stored[expert]
         slot.content = None
-        source = buffers.record if warm is None else warm.memory
+        source = self._landing(stored, slot, buffers) if warm is None else warm.memory
         if warm is None or warm.content != expert:
             if warm is not None:
                 warm.content = None
@@ -149,11 +193,21 @@ class Fetcher:
                 warm.content = expert
         if fence is not None:
             fence.synchronize()
-        num_bytes = stored.layout.num_bytes
-        if stored.layout.is_verbatim:
-            with source[:num_bytes] as record:
-                self._copier.copy(record, slot.memory[:num_bytes])
-        else:
-            stored.layout.convert(source, slot.weights(stored.layout))
+        if source is not slot.memory:
+            self._fill(expert, source, slot)
         slot.content = expert
-        self.tally.add(medium, num_bytes, perf_counter() - began)
+        self.tally.add(medium, stored.layout.num_bytes, perf_counter() - began)
+
+    def _landing(self, stored: Stored, slot: HotSlot, buffers: Buffers) -> Any:
+        """Where a record without a warm slot is read to: the slot itself, if it can be."""
+        fits = stored.layout.is_verbatim and slot.is_ours
+        fits = fits and self._reader.room(stored.pieces) <= len(slot.memory)
+        return slot.memory if fits else buffers.record
+
+    def _fill(self, expert: int, source: memoryview, slot: HotSlot) -> None:
+        layout = self._stored[expert].layout
+        if layout.is_verbatim:
+            with source[: layout.num_bytes] as record:
+                self._copier.copy(record, slot.memory[: layout.num_bytes])
+        else:
+            layout.convert(source, slot.weights(layout))

@@ -20,6 +20,9 @@ class ExpertSettings:
     """Where experts run: device memory, or ordinary memory without a device."""
     warm_bytes: int
     """Host memory behind it, what is on its way through it included."""
+    apart: bool | None = None
+    """Whether experts are copied from warm slots into hot ones to run. None: where there is a
+    device. Without one all of it is the same memory: as one pool, it holds more and copies none."""
     policy: Policy = DEFAULT
     """Which expert leaves a hot slot."""
     prefetch: bool = True

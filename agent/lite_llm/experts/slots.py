@@ -82,9 +82,14 @@ class HotSlot(Slot):
             self._seen = layout, layout.weights(bytes_of(self.memory))
         return self._seen[1]
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it lies in the host's memory, where any thread may write to it."""
+        return isinstance(self.memory, memoryview)
+
     def used(self) -> None:
         """A product that reads it was launched."""
-        if not isinstance(self.memory, memoryview):
+        if not self.is_ours:
             self.fence = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
             self.fence.record()
 

@@ -82,7 +82,8 @@ def resident(directory: Path) -> Decoder:
 def tiered(
     directory: Path, sources: Sequence[Any] = (), loop: Any = None, **changes: Any
 ) -> Iterator[tuple[Decoder, ExpertCache]]:
-    settings = ExpertSettings(**{"hot_bytes": 16 * SLOT, "warm_bytes": 64 * SLOT, **changes})
+    sizes: dict[str, Any] = {"hot_bytes": 16 * SLOT, "warm_bytes": 64 * SLOT, "apart": True}
+    settings = ExpertSettings(**{**sizes, **changes})
     with open_checkpoint(directory) as reader:
         config = parse_config(reader.manifest.architecture)
         inventory = take_inventory(reader.manifest, config)
@@ -123,20 +124,29 @@ def guess_wrong(decoder: Decoder) -> None:
 
 
 MATRIX = [
-    # hot and warm slots, policy, prefetch, chunks
-    (3, 8, "lru", "off", [5, 1, 3]),
-    (TOP_K * LAYERS + 2, 64, "nearest", "on", [5, 1, 3]),
-    (6, 9, "lfu", "wrong", [1]),
-    (11, 12, "lfru", "on", [64]),
-    (20, 30, "least-stale", "wrong", [7, 2]),
-    (38, 8, "nearest", "off", [64]),
-    (16, 20, "published", "on", [2]),
+    # hot and warm slots, apart or one pool, policy, prefetch, chunks
+    (3, 8, True, "lru", "off", [5, 1, 3]),
+    (3, 8, False, "nearest", "on", [5, 1, 3]),
+    (TOP_K * LAYERS + 2, 64, True, "nearest", "on", [5, 1, 3]),
+    (6, 9, True, "lfu", "wrong", [1]),
+    (11, 12, True, "lfru", "on", [64]),
+    (11, 12, False, "lfru", "wrong", [64]),
+    (20, 30, True, "least-stale", "wrong", [7, 2]),
+    (38, 8, True, "nearest", "off", [64]),
+    (16, 20, False, "published", "on", [2]),
 ]
 
 
-@pytest.mark.parametrize(("hot", "warm", "policy", "prefetch", "chunks"), MATRIX)
+@pytest.mark.parametrize(("hot", "warm", "apart", "policy", "prefetch", "chunks"), MATRIX)
 def test_the_bits_are_the_resident_model_s(
-    checkpoint: Path, run: Run, hot: int, warm: int, policy: str, prefetch: str, chunks: list[int]
+    checkpoint: Path,
+    run: Run,
+    hot: int,
+    warm: int,
+    apart: bool,
+    policy: str,
+    prefetch: str,
+    chunks: list[int],
 ) -> None:
     expected = run(resident(checkpoint), SEQUENCES)
     logs = []
@@ -146,6 +156,7 @@ def test_the_bits_are_the_resident_model_s(
             "policy": POLICIES[policy],
             "prefetch": prefetch != "off",
             "log": True,
+            "apart": apart,
         }
         with tiered(checkpoint, **budgets, **settings) as (decoder, cache):
             if prefetch == "wrong":
@@ -157,9 +168,12 @@ def test_the_bits_are_the_resident_model_s(
             assert torch.equal(alone[0], expected[1])
             assert cache.log is not None
             logs.append(cache.log.digest())
-            assert cache.arena.budget_bytes <= hot * SLOT
-            assert cache.fetcher.arena.budget_bytes <= warm * SLOT
-            held = EXPERTS * LAYERS if hot >= EXPERTS * LAYERS + 2 else 0  # all are placed hot
+            hot_bytes, warm_bytes = cache.arena.budget_bytes, cache.fetcher.arena.budget_bytes
+            assert hot_bytes + warm_bytes <= (hot + warm) * SLOT
+            assert not apart or hot_bytes <= hot * SLOT
+            assert warm_bytes <= warm * SLOT
+            is_roomy = cache.table.num_slots >= EXPERTS * LAYERS
+            held = EXPERTS * LAYERS if is_roomy else 0  # all are placed hot
             assert (cache.table.num_pinned, cache.fetcher.table.num_pinned) == (held, 0)
             assert sum(cache.fetcher.tally.fetched.values())
             if prefetch == "wrong" and hot > 6:
