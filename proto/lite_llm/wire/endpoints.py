@@ -54,8 +54,8 @@ class TlsFiles:
     certificate: Path
     key: Path
     server_name: str = ""
-    """What certificates of servers are checked for; empty: the host that is dialled. Pods are dialled
-    at addresses, which no certificate can name beforehand."""
+    """What certificates of servers are checked for; empty: the host that is dialled. Pods are
+    dialled at addresses, which no certificate can name beforehand."""
 
     def read(self) -> tuple[bytes, bytes, bytes]:
         """Authority, key and certificate; :class:`InvalidSettings` names one that is unreadable."""
