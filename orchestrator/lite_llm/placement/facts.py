@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import xxhash
@@ -15,6 +16,7 @@ LEVELS = 5
 
 # Bytes a second of media that nobody has measured: a modest example of each, nearest first.
 _UNMEASURED = (20e9, 10e9, 2e9, 0.4e9, 0.125e9)
+_MEDIA = [Medium.ValueType(level + 1) for level in range(LEVELS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class AgentFacts:
     capacity_bytes: int
     """Of the memory that models run in; 0 if it does not tell."""
     free_bytes: int
+    labels: Mapping[str, str]
     salt: int
     """64 bits out of the node's name, for ties."""
 
@@ -60,9 +63,10 @@ def facts_of(agent: AgentStatus) -> AgentFacts:
         excluded="draining" if agent.draining else reason,
         waiting=agent.waiting_requests,
         running=agent.running_requests,
-        seconds_per_byte=_seconds_per_byte({each.medium: each for each in agent.media}),
+        seconds_per_byte=_seconds_per_byte(media),
         capacity_bytes=memory.capacity_bytes,
         free_bytes=max(0, memory.capacity_bytes - memory.used_bytes),
+        labels=dict(agent.labels),
         salt=xxhash.xxh3_64_intdigest(agent.node.encode()),
     )
 
@@ -81,11 +85,11 @@ def held_of(residency: Residency) -> Held:
     )
 
 
-def _seconds_per_byte(media: dict[Medium.ValueType, MediumStatus]) -> tuple[float, ...]:
+def _seconds_per_byte(media: Mapping[Medium.ValueType, MediumStatus]) -> tuple[float, ...]:
     # Reads overlap with copies, so a byte takes as long as the slowest medium on its way.
     slowest, seconds = 0.0, [0.0]
     for level in range(1, LEVELS):
-        medium = media.get(Medium.ValueType(level + 1))
+        medium = media.get(_MEDIA[level])
         speed = (medium.read_bytes_per_second if medium else 0) or _UNMEASURED[level]
         slowest = max(slowest, 1 / speed)
         seconds.append(slowest)

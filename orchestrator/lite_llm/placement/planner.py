@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import ModelNotFound, VersionMismatch
-from lite_llm.placement.facts import AgentFacts
-from lite_llm.placement.scoring import Wish, able, best
+from lite_llm.placement.scoring import Wish, able, best, best_serving
 from lite_llm.placement.sources import is_under_way, loadable
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
@@ -61,10 +60,8 @@ def plan_for(view: ClusterView, model: ModelRef, wish: Wish = ANY) -> Plan:
         raise ModelNotFound(
             f"the model {model} does not exist", where="model", remedy="GET /v1/models lists all"
         )
-    if serving := _serving(view, model, wish.digest):
-        chosen = best(view, model, serving, wish)
-        assert chosen is not None
-        return Serve(view.agents[chosen.node], view.held[model][chosen.node].digest)
+    if (node := _serving(view, model, wish)) is not None:
+        return Serve(view.agents[node], view.held[model][node].digest)
     if claims := view.assignments.get(model):
         return Wait(f"{min(claims)} is loading {model}", loading=True)
     ingestion = view.ingestions.get(model)
@@ -73,26 +70,28 @@ def plan_for(view: ClusterView, model: ModelRef, wish: Wish = ANY) -> Plan:
     if chosen := best(view, model, able(view, model), wish):
         agent = view.agents[chosen.node]
         return Load(agent, loadable(spec, ingestion))
-    return Wait("no agent is healthy and takes new models", loading=False)
+    return Wait(_nobody(view, model), loading=False)
 
 
-def _serving(view: ClusterView, model: ModelRef, digest: str) -> list[AgentFacts]:
-    facts, avoided = view.facts, view.avoided
-    serving = [
-        agent
-        for node, held in view.held.get(model, {}).items()
-        if held.serves
-        and (agent := facts.get(node)) is not None
-        and not agent.excluded
-        and node not in avoided
-    ]
-    if not digest or not serving:
-        return serving
-    alike = [agent for agent in serving if view.held[model][agent.node].digest in ("", digest)]
-    if not alike:
+def _serving(view: ClusterView, model: ModelRef, wish: Wish) -> str | None:
+    """The agent to serve a request; None if none can."""
+    if not wish.digest:
+        return best_serving(view, model, wish, view.avoided)
+    held = view.held.get(model, {})
+    others = {node for node in held if held[node].digest not in ("", wish.digest)}
+    node = best_serving(view, model, wish, view.avoided | others)
+    if node is None and best_serving(view, model, wish, view.avoided) is not None:
         raise VersionMismatch(
             f"{model} is another checkpoint now than the answer began with",
             where=str(model),
             remedy="ask again",
         )
-    return alike
+    return node
+
+
+def _nobody(view: ClusterView, model: ModelRef) -> str:
+    labels = view.models[model].agent_labels
+    if not labels:
+        return "no agent is healthy and takes new models"
+    wanted = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    return f"no agent with {wanted} is healthy and takes new models"

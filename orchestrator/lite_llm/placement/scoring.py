@@ -3,25 +3,24 @@
 ``score = alpha * cache_level - beta * kv_hit_rate + gamma * queue_length + delta * load_seconds``,
 the lowest wins. Scores that differ by less than ``TIE_SECONDS`` are equal: then the agent that
 holds the fewest models wins if it holds nothing of this one, then the one that runs the fewest
-requests, then one by a seeded hash of its name.
+requests; of those that are left, sorted by a hash of their names, the seed counts one out.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lite_llm.contracts import ModelRef
 from lite_llm.placement.facts import AgentFacts, Held
+from lite_llm.placement.serving import Queue, Rank, idlest
 from lite_llm.placement.view import ClusterView
 from lite_llm.proto.v1.generate_pb2 import AgentScore, RoutingExplanation, ScoreWeights
 from lite_llm.proto.v1.model_pb2 import ModelSpec
 
 TIE_SECONDS = 0.05
 NOMINAL_BYTES = 16 << 30  # of a model that nobody has held yet: it is the same for every agent
-MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +57,15 @@ class Wish:
     weights: Weights = DEFAULT_WEIGHTS
 
 
+Key = tuple[bool, bool, int, int, int]
+"""By which agents are chosen, the least first: whether it is shunned, whether it lacks the room for
+what it would have to load, its score in units of ``TIE_SECONDS``, how many models it holds if none
+of it is this one, and how many requests it runs."""
+
+
+NOBODY: Key = (True, True, 1 << 62, 0, 0)
+
+
 class Terms(NamedTuple):
     """Of one agent's score."""
 
@@ -76,62 +84,118 @@ class Terms(NamedTuple):
         )
 
 
+def best_serving(
+    view: ClusterView, model: ModelRef, wish: Wish, left_out: Collection[str]
+) -> str | None:
+    """The agent to send a request to, of those that serve ``model`` but for ``left_out``.
+
+    It is the one that :func:`best` would choose, but few are looked at: all that the request has
+    nothing to do with differ by their queues only, and these are sorted.
+    """
+    weights, special = wish.weights, wish.hits.keys() | wish.pending.keys() | set(wish.shunned)
+    groups: list[tuple[Key, Queue]] = []
+    for alike in idlest(view.serving.queues.get(model, ()), special | set(left_out)):
+        waiting, running = alike[0][:2]
+        key = (False, False, round(weights.gamma * waiting / TIE_SECONDS), 0, running)
+        if groups and key > groups[0][0]:
+            break
+        groups.append((key, alike))
+    for node in special.difference(left_out):
+        agent = view.facts.get(node)
+        if agent and not agent.excluded and model in view.serving.served.get(node, ()):
+            rank = Rank(agent.waiting, agent.running, agent.salt, node)
+            groups.append((_key(view, agent, view.held[model][node], 0, 0, wish), [rank]))
+    lowest = min((key for key, _ in groups), default=None)
+    ties = [alike for key, alike in groups if key == lowest]
+    if len(ties) == 1:
+        return ties[0][wish.seed % len(ties[0])].node
+    return _of_ties([(rank.salt, rank.node) for alike in ties for rank in alike], wish)
+
+
 def best(
     view: ClusterView, model: ModelRef, candidates: Iterable[AgentFacts], wish: Wish
 ) -> AgentFacts | None:
     """The candidate to choose, or None of none."""
     spec, held_by = view.models[model], view.held.get(model, {})
-    num_bytes, level = _bytes_of(held_by), source_level(spec)
-    gamma, special = wish.weights.gamma, wish.hits.keys() | wish.pending.keys()
-    chosen, lowest, least = None, math.inf, None
+    num_bytes, level = size_of(view, model), source_level(spec)
+    delta, gamma = wish.weights.delta * (num_bytes or NOMINAL_BYTES), wish.weights.gamma
+    offset = wish.weights.alpha * level
+    special = held_by.keys() | wish.hits.keys() | wish.pending.keys() | set(wish.shunned)
+    lowest, ties, num_models = NOBODY, list[tuple[int, str]](), view.num_models
     for agent in candidates:
-        held = held_by.get(agent.node)
-        if held is None or held.level or agent.node in special:
-            terms = _terms(agent, held, num_bytes, level, wish)
-            rounded = round(terms.total(wish.weights) / TIE_SECONDS)
-        else:  # what most agents are: they differ in their queues
-            rounded = round(gamma * agent.waiting / TIE_SECONDS)
-        is_last = agent.node in wish.shunned
-        if rounded > lowest and least is not None and is_last >= least[0] and not least[1]:
-            continue
-        key = (
-            is_last,
-            held is None and agent.free_bytes < num_bytes and agent.capacity_bytes > 0,
-            rounded,
-            view.num_models.get(agent.node, 0) if held is None else 0,
-            agent.running + wish.pending.get(agent.node, 0),
-            (agent.salt ^ wish.seed) * 0x9E3779B97F4A7C15 & MASK,
-        )
-        if least is None or key < least:
-            chosen, lowest, least = agent, rounded, key
-    return chosen
+        node = agent.node
+        if node in special:
+            key = _key(view, agent, held_by.get(node), num_bytes, level, wish)
+        else:  # what most agents are, of a fleet of a thousand
+            score = offset + delta * agent.seconds_per_byte[level] + gamma * agent.waiting
+            lacks_room = agent.free_bytes < num_bytes and agent.capacity_bytes > 0
+            count = num_models.get(node, 0)
+            key = (False, lacks_room, round(score / TIE_SECONDS), count, agent.running)
+        if key < lowest:
+            lowest, ties = key, []
+        if key == lowest:
+            ties.append((agent.salt, node))
+    chosen = _of_ties(ties, wish)
+    return None if chosen is None else view.facts[chosen]
+
+
+def _key(
+    view: ClusterView,
+    agent: AgentFacts,
+    held: Held | None,
+    num_bytes: int,
+    source: int,
+    wish: Wish,
+) -> Key:
+    terms = _terms(agent, held, num_bytes, source, wish)
+    return (
+        agent.node in wish.shunned,
+        held is None and agent.free_bytes < num_bytes and agent.capacity_bytes > 0,
+        round(terms.total(wish.weights) / TIE_SECONDS),
+        view.num_models.get(agent.node, 0) if held is None else 0,
+        agent.running + wish.pending.get(agent.node, 0),
+    )
+
+
+def _of_ties(ties: list[tuple[int, str]], wish: Wish) -> str | None:
+    return sorted(ties)[wish.seed % len(ties)][1] if ties else None
 
 
 def exclusion(view: ClusterView, model: ModelRef, agent: AgentFacts) -> str:
     """Why ``agent`` can't be chosen for ``model``; empty if it can."""
     if agent.excluded or agent.node in view.avoided:
         return agent.excluded or "does not answer"
-    if 0 < agent.capacity_bytes < _bytes_of(view.held.get(model, {})):
+    if 0 < agent.capacity_bytes < size_of(view, model):
         return "too little memory"
+    for name, value in view.models[model].agent_labels.items():
+        if agent.labels.get(name) != value:
+            return f"is not {name}={value}"
     return ""
 
 
 def able(view: ClusterView, model: ModelRef) -> list[AgentFacts]:
     """Agents that could load ``model``."""
-    num_bytes, avoided = _bytes_of(view.held.get(model, {})), view.avoided
+    num_bytes, avoided = size_of(view, model), view.avoided
+    labels = dict(view.models[model].agent_labels).items()
     return [
         agent
         for agent in view.facts.values()
         if not agent.excluded
         and agent.node not in avoided
         and (not agent.capacity_bytes or agent.capacity_bytes >= num_bytes)
+        and (not labels or labels <= agent.labels.items())
     ]
+
+
+def size_of(view: ClusterView, model: ModelRef) -> int:
+    """Bytes of memory that it takes: as declared, or as agents tell; 0 while nobody knows."""
+    return view.models[model].memory_bytes or view.sizes.get(model, 0)
 
 
 def explained(view: ClusterView, model: ModelRef, wish: Wish) -> RoutingExplanation:
     """Every agent's score with its terms, the best first, those that can't be chosen last."""
     spec, held_by = view.models[model], view.held.get(model, {})
-    num_bytes, level, weights = _bytes_of(held_by), source_level(spec), wish.weights
+    num_bytes, level, weights = size_of(view, model), source_level(spec), wish.weights
     scores = []
     for node, agent in view.facts.items():
         terms = _terms(agent, held_by.get(node), num_bytes, level, wish)
@@ -156,10 +220,6 @@ def explained(view: ClusterView, model: ModelRef, wish: Wish) -> RoutingExplanat
 def source_level(spec: ModelSpec) -> int:
     """Of a model that an agent holds nothing of: a disk of the node's own, or an object store."""
     return 2 if spec.source.uri.startswith("file://") else 4
-
-
-def _bytes_of(held_by: Mapping[str, Held]) -> int:
-    return max((held.num_bytes for held in held_by.values()), default=0)
 
 
 def _terms(agent: AgentFacts, held: Held | None, num_bytes: int, source: int, wish: Wish) -> Terms:

@@ -24,14 +24,16 @@ from lite_llm.contracts.keyspace import (
 )
 from lite_llm.metastore import Deleted, Entry, Event, Snapshot, Written
 from lite_llm.placement.facts import AgentFacts, Held, facts_of, held_of
+from lite_llm.placement.serving import EMPTY, ServingIndex, index_of
+from lite_llm.placement.sharing import changed, shared
+from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
 from lite_llm.proto.v1.model_pb2 import Ingestion, ModelSpec
 from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
-from lite_llm.wire import loads, ref_to_proto
+from lite_llm.wire import loads
 
 log = structlog.get_logger(__name__)
 
-K = TypeVar("K")
 V = TypeVar("V")
 ByNode = Mapping[str, V]
 
@@ -60,8 +62,12 @@ class ClusterView:
     """Of ``agents``, for decisions."""
     held: Mapping[ModelRef, ByNode[Held]] = field(default_factory=dict)
     """Of ``residencies``, for decisions."""
+    sizes: Mapping[ModelRef, int] = field(default_factory=dict)
+    """Bytes of models of which some agent tells it: the most that any does."""
     num_models: Mapping[str, int] = field(default_factory=dict)
     """That agents hold something of or are to load, by node."""
+    serving: ServingIndex = EMPTY
+    """Who serves what, least busy first."""
     avoided: frozenset[str] = frozenset()
     """Nodes of agents that this orchestrator can't talk to for now; no business of the store's."""
 
@@ -78,9 +84,9 @@ def advanced(view: ClusterView, event: Event) -> ClusterView:
             return replace(snapshot(entries, revision), avoided=view.avoided)
         case Written(entry):
             key = _key_of(entry.key)
-            return replace(_with(view, key, _value_of(key, entry)), revision=event.revision)
+            return _with(view, event.revision, key, _value_of(key, entry))
         case Deleted(key, revision):
-            return replace(_with(view, _key_of(key), None), revision=revision)
+            return _with(view, revision, _key_of(key), None)
 
 
 def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
@@ -130,69 +136,104 @@ def view_of(
     """The view of these messages."""
     residencies, assignments = residencies or {}, assignments or {}
     held_and_claimed = (*residencies.values(), *assignments.values())
+    facts = {node: facts_of(agent) for node, agent in agents.items()}
+    held = {
+        model: {node: held_of(residency) for node, residency in by_node.items()}
+        for model, by_node in residencies.items()
+    }
     return ClusterView(
         revision,
-        models,
-        agents,
-        residencies,
-        assignments,
-        ingestions or {},
-        scalings or {},
-        facts={node: facts_of(agent) for node, agent in agents.items()},
-        held={
-            model: {node: held_of(residency) for node, residency in by_node.items()}
-            for model, by_node in residencies.items()
-        },
-        num_models=Counter(node for by_node in held_and_claimed for node in by_node),
+        shared(models),
+        shared(agents),
+        shared({model: shared(by_node) for model, by_node in residencies.items()}),
+        shared(assignments),
+        shared(ingestions or {}),
+        shared(scalings or {}),
+        facts=shared(facts),
+        held=shared({model: shared(by_node) for model, by_node in held.items()}),
+        sizes=shared({model: size for model, nodes in held.items() if (size := _size(nodes))}),
+        num_models=shared(Counter(node for by_node in held_and_claimed for node in by_node)),
+        serving=index_of(facts, held),
     )
 
 
-def _with(view: ClusterView, key: Key | None, value: Message | None) -> ClusterView:
+def _with(view: ClusterView, revision: int, key: Key | None, value: Message | None) -> ClusterView:
     match key, value:
         case ModelKey(model), ModelSpec() | None:
-            return replace(view, models=_set(view.models, model, value))
+            return replace(view, revision=revision, models=changed(view.models, model, value))
         case AgentKey(node), AgentStatus() | None:
-            facts = None if value is None else facts_of(value)
+            agents = changed(view.agents, node, value)
+            known, facts = view.facts.get(node), None if value is None else facts_of(value)
+            if facts == known:  # most heartbeats tell nothing new
+                return replace(view, revision=revision, agents=agents)
             return replace(
                 view,
-                agents=_set(view.agents, node, value),
-                facts=_set(view.facts, node, facts),
+                revision=revision,
+                agents=agents,
+                facts=changed(view.facts, node, facts),
+                serving=view.serving.with_agent(node, known, facts),
             )
         case ResidencyKey(model, node), Residency() | None:
-            held = None if value is None else held_of(value)
+            residencies = _set_in(view.residencies, model, node, value)
+            before, held = _in(view.held, model, node), None if value is None else held_of(value)
+            if held == before:
+                return replace(view, revision=revision, residencies=residencies)
+            all_held = _set_in(view.held, model, node, held)
             return replace(
                 view,
-                residencies=_set_in(view.residencies, model, node, value),
-                held=_set_in(view.held, model, node, held),
+                revision=revision,
+                residencies=residencies,
+                held=all_held,
+                sizes=_sized(view.sizes, all_held, model, before, held),
                 num_models=_counted(view, view.residencies, model, node, value),
+                serving=view.serving.with_held(model, node, held, view.facts.get(node)),
             )
         case AssignmentKey(model, node), Assignment() | None:
             return replace(
                 view,
+                revision=revision,
                 assignments=_set_in(view.assignments, model, node, value),
                 num_models=_counted(view, view.assignments, model, node, value),
             )
         case IngestionKey(model), Ingestion() | None:
-            return replace(view, ingestions=_set(view.ingestions, model, value))
+            return replace(
+                view, revision=revision, ingestions=changed(view.ingestions, model, value)
+            )
         case ScalingKey(model), ScalingState() | None:
-            return replace(view, scalings=_set(view.scalings, model, value))
-    return view
+            return replace(view, revision=revision, scalings=changed(view.scalings, model, value))
+    return replace(view, revision=revision)
 
 
-def _set(old: Mapping[K, V], key: K, value: V | None) -> Mapping[K, V]:
-    new = dict(old)
-    if value is None:
-        new.pop(key, None)
-    else:
-        new[key] = value
-    return new
+def _in(old: Mapping[ModelRef, ByNode[V]], model: ModelRef, node: str) -> V | None:
+    by_node = old.get(model)
+    return None if by_node is None else by_node.get(node)
 
 
 def _set_in(
     old: Mapping[ModelRef, ByNode[V]], model: ModelRef, node: str, value: V | None
 ) -> Mapping[ModelRef, ByNode[V]]:
-    by_node = _set(old.get(model, {}), node, value)
-    return _set(old, model, by_node or None)
+    by_node = changed(old.get(model, {}), node, value)
+    return changed(old, model, by_node or None)
+
+
+def _size(by_node: ByNode[Held]) -> int:
+    return max((held.num_bytes for held in by_node.values()), default=0)
+
+
+def _sized(
+    old: Mapping[ModelRef, int],
+    all_held: Mapping[ModelRef, ByNode[Held]],
+    model: ModelRef,
+    before: Held | None,
+    now: Held | None,
+) -> Mapping[ModelRef, int]:
+    """Looks at all agents only where one that told the most tells less."""
+    known, size = old.get(model, 0), now.num_bytes if now else 0
+    if size > known:
+        return changed(old, model, size)
+    if before is None or not size < before.num_bytes == known:
+        return old
+    return changed(old, model, _size(all_held.get(model, {})) or None)
 
 
 def _counted(
@@ -206,7 +247,7 @@ def _counted(
     if not change:
         return view.num_models
     count = view.num_models.get(node, 0) + change
-    return _set(view.num_models, node, count or None)
+    return changed(view.num_models, node, count or None)
 
 
 def _key_of(text: str) -> Key | None:
@@ -223,27 +264,31 @@ def _value_of(key: Key | None, entry: Entry) -> Message | None:
         match key:
             case ModelKey(model):
                 spec = loads(entry.value, ModelSpec, where=entry.key)
-                return _about(spec, spec.ref == ref_to_proto(model), entry.key)
+                return _about(spec, _is(spec.ref, model), entry.key)
             case AgentKey(node):
                 agent = loads(entry.value, AgentStatus, where=entry.key)
                 return _about(agent, agent.node == node, entry.key)
             case ResidencyKey(model, node):
                 held = loads(entry.value, Residency, where=entry.key)
-                named = held.node == node and held.model == ref_to_proto(model)
+                named = held.node == node and _is(held.model, model)
                 return _about(held, named, entry.key)
             case AssignmentKey(model, node):
                 claim = loads(entry.value, Assignment, where=entry.key)
-                named = claim.node == node and claim.model == ref_to_proto(model)
+                named = claim.node == node and _is(claim.model, model)
                 return _about(claim, named, entry.key)
             case IngestionKey(model):
                 ingestion = loads(entry.value, Ingestion, where=entry.key)
-                return _about(ingestion, ingestion.model == ref_to_proto(model), entry.key)
+                return _about(ingestion, _is(ingestion.model, model), entry.key)
             case ScalingKey(model):
                 scaling = loads(entry.value, ScalingState, where=entry.key)
-                return _about(scaling, scaling.model == ref_to_proto(model), entry.key)
+                return _about(scaling, _is(scaling.model, model), entry.key)
     except Corrupt as error:
         log.warning("malformed value ignored", key=entry.key, error=error.message)
     return None
+
+
+def _is(named: model_pb2.ModelRef, model: ModelRef) -> bool:
+    return named.name == model.name and named.namespace == model.namespace
 
 
 def _about(value: Message, named: bool, key: str) -> Message:

@@ -71,7 +71,10 @@ def _readings(descriptor: Descriptor) -> Mapping[str, Reading] | None:
         reading = _of_one(field)
         if reading is None:
             return None
-        readings[field.name] = _each(reading) if field.is_repeated else reading
+        if field.is_repeated:
+            readings[field.name] = _each(reading)
+        elif reading is not _as_it_is:
+            readings[field.name] = reading
     return readings
 
 
@@ -84,21 +87,20 @@ def _of_one(field: FieldDescriptor) -> Reading | None:
     if field.cpp_type in _FLOAT:
         return _finite
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-        return _exactly(bool)
+        return _bool
     if field.type == FieldDescriptor.TYPE_BYTES:
         return _bytes
-    if field.cpp_type in (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_ENUM):
-        return _exactly(str)
-    return _exactly(int)
+    return _as_it_is
 
 
-def _exactly(kind: type) -> Reading:
-    def same(value: Any) -> Any:
-        if type(value) is not kind:
-            raise ValueError(f"not a {kind.__name__}")
-        return value
+def _as_it_is(value: Any) -> Any:
+    return value
 
-    return same
+
+def _bool(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("not true or false")
+    return value
 
 
 def _each(reading: Reading) -> Reading:
