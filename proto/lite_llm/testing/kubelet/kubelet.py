@@ -21,6 +21,7 @@ from lite_llm.testing.kubelet.backoff import BackOff
 from lite_llm.testing.kubelet.container import Container, StartFailed
 from lite_llm.testing.kubelet.environment import Place
 from lite_llm.testing.kubelet.keeper import Keeper
+from lite_llm.testing.kubelet.names import HostsFile
 from lite_llm.testing.kubelet.node import NodeShape, node_object, node_status
 from lite_llm.testing.kubelet.plan import ContainerPlan
 from lite_llm.testing.kubelet.pod import PodRunner, Surroundings, pod_path
@@ -45,7 +46,8 @@ class ProcessKubelet:
 
     Each Pod has an address of its own, on which its programs should listen. Images are not pulled:
     a container runs its command on the machine's files, with volumes mounted where it expects them.
-    Nothing enforces resource limits or security contexts, and nothing routes ClusterIPs.
+    Nothing enforces resource limits, security contexts or NetworkPolicies, and nothing routes
+    ClusterIPs: names of Services lead to the addresses of their Pods.
 
     Args:
         plane: whose Pods to run.
@@ -92,18 +94,20 @@ class ProcessKubelet:
             self._api = await stack.enter_async_context(Api(self._plane))
             variables = self._given()
             await self._try_out(variables)
+            self._hosts = HostsFile(self.guard.directory / "hosts")
             self._surroundings = Surroundings(
                 self._api,
                 self.guard.directory / "pods",
                 variables,
                 self._entrypoints,
                 self._back_off,
+                self._hosts.path,
             )
             stack.push_async_callback(self._leave)
             for shape in self._shapes:
                 self._nodes[shape.name] = _Node(shape, self._addresses.popleft(), time.time())
             await asyncio.gather(*map(self.start_node, self._nodes))
-            self._following = self._spawn(self._follow())
+            self._following = [self._spawn(self._follow()), self._spawn(self._follow_names())]
             self._stack = stack.pop_all()
         return self
 
@@ -113,7 +117,8 @@ class ProcessKubelet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._following.cancel()
+        for following in self._following:
+            following.cancel()
         await self._stack.aclose()
         if self._errors:
             raise ExceptionGroup("the process kubelet failed", self._errors)
@@ -222,6 +227,10 @@ class ProcessKubelet:
             for node in self._nodes.values():
                 if node.heart:
                     self._reconcile(node)
+
+    async def _follow_names(self) -> None:
+        async for endpoints in self._api.follow("/api/v1/endpoints", ""):
+            self._hosts.tell(endpoints.values())
 
     def _reconcile(self, node: _Node) -> None:
         pods = {

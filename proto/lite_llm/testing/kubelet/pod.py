@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lite_llm.testing.kubelet.api import RETRY_SECONDS, UNREACHABLE, Api, Json
 from lite_llm.testing.kubelet.backoff import BackOff
 from lite_llm.testing.kubelet.environment import Place, Sources, Unstartable
 from lite_llm.testing.kubelet.keeper import Keeper, Upkeep
-from lite_llm.testing.kubelet.plan import ContainerPlan, plan_container
+from lite_llm.testing.kubelet.plan import ContainerPlan, Mount, plan_container
 from lite_llm.testing.kubelet.status import (
     PodFacts,
     Terminated,
@@ -47,6 +47,8 @@ class Surroundings:
     variables: Mapping[str, str]
     entrypoints: Mapping[str, Sequence[str]]
     back_off: BackOff
+    hosts: Path
+    """Names of Services; every container sees it as ``/etc/hosts``."""
 
 
 class PodRunner:
@@ -196,7 +198,7 @@ class PodRunner:
         given = {**self._around.variables, "HOSTNAME": self.pod["metadata"]["name"]}
         for keeper in (*self.init, *self.main):
             try:
-                plans[keeper.spec["name"]] = plan_container(
+                plan = plan_container(
                     keeper.spec,
                     self.pod,
                     self.place,
@@ -205,6 +207,8 @@ class PodRunner:
                     given=given,
                     entrypoints=self._around.entrypoints,
                 )
+                hosts = Mount(self._around.hosts, "/etc/hosts", read_only=True)
+                plans[plan.name] = replace(plan, mounts=(hosts, *plan.mounts))
             except Unstartable as error:
                 keeper.note(state=Waiting(error.reason, str(error)))
         if len(plans) < len(self.init) + len(self.main):
