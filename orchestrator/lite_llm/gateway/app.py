@@ -14,7 +14,7 @@ from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.authentication import authenticating
 from lite_llm.gateway.embeddings import Embeddings
-from lite_llm.gateway.failures import in_openai_shape
+from lite_llm.openai.failures import in_openai_shape
 from lite_llm.gateway.generations import MODEL, Generations
 from lite_llm.gateway.model_list import Models
 from lite_llm.gateway.openapi import OpenApi

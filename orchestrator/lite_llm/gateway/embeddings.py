@@ -8,9 +8,9 @@ from aiohttp import web
 
 from lite_llm.contracts.errors import Unsupported
 from lite_llm.gateway.authentication import tenant_of
-from lite_llm.gateway.bodies import read_body
 from lite_llm.gateway.model_list import Models
-from lite_llm.gateway.schema import EmbeddingRequest
+from lite_llm.openai.bodies import read_body
+from lite_llm.openai.schema import EmbeddingRequest
 
 
 class Embeddings:

@@ -5,25 +5,14 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from lite_llm.contracts import DEFAULT_NAMESPACE, ModelRef
-from lite_llm.contracts.errors import InvalidName, ModelNotFound
+from lite_llm.contracts import ModelRef
 from lite_llm.gateway.authentication import tenant_of
-from lite_llm.gateway.schema import Model, ModelList
+from lite_llm.openai.naming import model_named, name_of, not_found
+from lite_llm.openai.schema import Model, ModelList
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.tenants import Tenant
 
-
-def model_named(name: str) -> ModelRef:
-    """Of the ``model`` field of a request; a name that nothing can have is not found either."""
-    try:
-        return ModelRef.parse(name)
-    except InvalidName as error:
-        raise not_found(name) from error
-
-
-def name_of(model: ModelRef) -> str:
-    """The shortest name that clients can use."""
-    return model.name if model.namespace == DEFAULT_NAMESPACE else str(model)
+__all__ = ["Models", "check_sees", "model_named", "name_of", "not_found"]
 
 
 class Models:
@@ -55,8 +44,7 @@ def _json(value: msgspec.Struct) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
-def not_found(name: str) -> ModelNotFound:
-    """What is said of a model that does not exist, and of one that the tenant must not see."""
-    return ModelNotFound(
-        f"the model {name[:200]!r} does not exist", where="model", remedy="GET /v1/models lists all"
-    )
+def check_sees(tenant: Tenant, model: ModelRef) -> None:
+    """:class:`ModelNotFound` for a model that ``tenant`` must not see."""
+    if not tenant.sees(model):
+        raise not_found(str(model))

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from lite_llm.gateway import schema
-from lite_llm.gateway.schema.sampling import NEUTRAL
+from lite_llm.openai import schema
+from lite_llm.openai.schema.sampling import NEUTRAL
 
 _COMPONENTS = "#/components/schemas/{name}"
 _STRUCTS: tuple[type[msgspec.Struct], ...] = (

@@ -15,7 +15,7 @@ from lite_llm.gateway.authentication import caller
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
 from lite_llm.gateway.model_list import not_found
-from lite_llm.gateway.schema.sampling import MAX_N
+from lite_llm.openai.schema.sampling import MAX_N
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import DrainResponse

@@ -9,8 +9,8 @@ import msgspec
 import openai
 import pytest
 
-from lite_llm.gateway.completions import echo
-from lite_llm.gateway.logprobs import Rated
+from lite_llm.openai.completions import echo
+from lite_llm.openai.logprobs import Rated
 from lite_llm.orchestrator import Orchestrator
 from lite_llm.testing.stub_agent import StubAgent
 

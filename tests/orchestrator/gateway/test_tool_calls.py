@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lite_llm.gateway.tool_calls import MAX_CHARACTERS, Call, Reader
+from lite_llm.openai.tool_calls import MAX_CHARACTERS, Call, Reader
 from lite_llm.testing.stub_agent import StubAgent, saying
 
 TOOLS: Any = [

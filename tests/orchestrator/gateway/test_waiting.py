@@ -13,7 +13,7 @@ from aiohttp.connector import AddrInfoType
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import OutOfMemory, Overloaded
-from lite_llm.gateway import bodies, responses
+from lite_llm.openai import bodies, responses
 from lite_llm.orchestrator import Orchestrator
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart
 from lite_llm.testing.stub_agent import StubAgent, saying

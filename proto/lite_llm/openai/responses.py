@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from msgspec import UNSET
 
-from lite_llm.gateway.answers import Answer, Piece
-from lite_llm.gateway.failures import error_body, told
-from lite_llm.gateway.schema import Explanation
+from lite_llm.openai.answers import Answer, Piece
+from lite_llm.openai.failures import error_body, told
+from lite_llm.openai.schema import Explanation
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent
 
 Events = AsyncIterator[tuple[int, GenerateEvent]]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET
 
-from lite_llm.gateway.answers import Piece
-from lite_llm.gateway.logprobs import Rated, for_completion, for_prompt
-from lite_llm.gateway.schema import Completion, CompletionRequest, Explanation, Usage
-from lite_llm.gateway.schema.completions import Choice
-from lite_llm.gateway.schema.logprobs import CompletionLogprobs, PromptLogprobs
+from lite_llm.openai.answers import Piece
+from lite_llm.openai.logprobs import Rated, for_completion, for_prompt
+from lite_llm.openai.schema import Completion, CompletionRequest, Explanation, Usage
+from lite_llm.openai.schema.completions import Choice
+from lite_llm.openai.schema.logprobs import CompletionLogprobs, PromptLogprobs
 
 
 class CompletionForm:

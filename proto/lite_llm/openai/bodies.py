@@ -9,7 +9,7 @@ from typing import TypeVar
 from aiohttp import web
 from msgspec import Struct
 
-from lite_llm.gateway.schema import decode
+from lite_llm.openai.schema import decode
 
 S = TypeVar("S", bound=Struct)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from lite_llm.gateway.schema.sampling import TokenId
+from lite_llm.openai.schema.sampling import TokenId
 
 
 class EmbeddingRequest(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from lite_llm.gateway.merging import merged
+from lite_llm.openai.merging import merged
 
 
 class Source:

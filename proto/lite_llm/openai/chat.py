@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET
 
-from lite_llm.gateway.answers import Piece
-from lite_llm.gateway.logprobs import Rated, for_chat, for_prompt
-from lite_llm.gateway.schema import ChatChunk, ChatCompletion, ChatRequest, Explanation, Usage
-from lite_llm.gateway.schema.chat import (
+from lite_llm.openai.answers import Piece
+from lite_llm.openai.logprobs import Rated, for_chat, for_prompt
+from lite_llm.openai.schema import ChatChunk, ChatCompletion, ChatRequest, Explanation, Usage
+from lite_llm.openai.schema.chat import (
     ChatAnswer,
     ChatChoice,
     ChunkChoice,
@@ -18,7 +18,7 @@ from lite_llm.gateway.schema.chat import (
     Function,
     ToolCall,
 )
-from lite_llm.gateway.schema.logprobs import ChatLogprobs
+from lite_llm.openai.schema.logprobs import ChatLogprobs
 
 
 class ChatForm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from lite_llm.gateway.schema.logprobs import (
+from lite_llm.openai.schema.logprobs import (
     ChatLogprobs,
     ChatTokenLogprob,
     CompletionLogprobs,

@@ -4,15 +4,15 @@ Fields that the API doesn't know are ignored, as OpenAI does itself; fields of a
 are refused by name, and so are those that would change the answer but that nothing here obeys yet.
 """
 
-from lite_llm.gateway.schema.chat import ChatChunk, ChatCompletion, ChatRequest
-from lite_llm.gateway.schema.completions import Completion, CompletionRequest
-from lite_llm.gateway.schema.decoding import decode
-from lite_llm.gateway.schema.embeddings import EmbeddingRequest
-from lite_llm.gateway.schema.extension import Explanation, Extension
-from lite_llm.gateway.schema.failures import Failure
-from lite_llm.gateway.schema.models import Model, ModelList
-from lite_llm.gateway.schema.sampling import SampledRequest
-from lite_llm.gateway.schema.usage import FinishReason, Usage
+from lite_llm.openai.schema.chat import ChatChunk, ChatCompletion, ChatRequest
+from lite_llm.openai.schema.completions import Completion, CompletionRequest
+from lite_llm.openai.schema.decoding import decode
+from lite_llm.openai.schema.embeddings import EmbeddingRequest
+from lite_llm.openai.schema.extension import Explanation, Extension
+from lite_llm.openai.schema.failures import Failure
+from lite_llm.openai.schema.models import Model, ModelList
+from lite_llm.openai.schema.sampling import SampledRequest
+from lite_llm.openai.schema.usage import FinishReason, Usage
 
 __all__ = [
     "ChatChunk",

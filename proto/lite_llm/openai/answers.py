@@ -10,9 +10,9 @@ from msgspec import Struct, UnsetType
 from msgspec.structs import replace
 
 from lite_llm.contracts.errors import AgentLost, Internal
-from lite_llm.gateway.logprobs import Rated, rated
-from lite_llm.gateway.schema import Explanation, FinishReason, Usage
-from lite_llm.gateway.tool_calls import Call, Reader
+from lite_llm.openai.logprobs import Rated, rated
+from lite_llm.openai.schema import Explanation, FinishReason, Usage
+from lite_llm.openai.tool_calls import Call, Reader
 from lite_llm.proto.v1 import generate_pb2
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateFinished, TokenChunk
 

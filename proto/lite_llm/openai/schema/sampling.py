@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta, Struct
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
-from lite_llm.gateway.schema.extension import Extension
+from lite_llm.openai.schema.extension import Extension
 from lite_llm.proto.v1.generate_pb2 import SamplingParameters
 
 MAX_STOPS = 16  # OpenAI allows 4, other servers any number; each costs a search per token

@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from lite_llm.gateway.logprobs import LEAST, for_chat, for_completion, for_prompt, rated
+from lite_llm.openai.logprobs import LEAST, for_chat, for_completion, for_prompt, rated
 from lite_llm.proto.v1.generate_pb2 import TokenLogprobs, TopLogprob
 
 

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
-from lite_llm.gateway.schema.extension import Explanation
-from lite_llm.gateway.schema.logprobs import ChatLogprobs, PromptLogprobs
-from lite_llm.gateway.schema.sampling import Count, SampledRequest, Top
-from lite_llm.gateway.schema.usage import FinishReason, Usage
+from lite_llm.openai.schema.extension import Explanation
+from lite_llm.openai.schema.logprobs import ChatLogprobs, PromptLogprobs
+from lite_llm.openai.schema.sampling import Count, SampledRequest, Top
+from lite_llm.openai.schema.usage import FinishReason, Usage
 from lite_llm.proto.v1.generate_pb2 import Chat, ChatMessage, SamplingParameters
 
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
-from lite_llm.gateway.schema.extension import Explanation
-from lite_llm.gateway.schema.logprobs import CompletionLogprobs, PromptLogprobs
-from lite_llm.gateway.schema.sampling import CountOrNone, SampledRequest, TokenId, Top
-from lite_llm.gateway.schema.usage import FinishReason, Usage
+from lite_llm.openai.schema.extension import Explanation
+from lite_llm.openai.schema.logprobs import CompletionLogprobs, PromptLogprobs
+from lite_llm.openai.schema.sampling import CountOrNone, SampledRequest, TokenId, Top
+from lite_llm.openai.schema.usage import FinishReason, Usage
 from lite_llm.proto.v1.generate_pb2 import SamplingParameters
 
 DEFAULT_MAX_TOKENS = 16  # what OpenAI's completions endpoint takes when the client says nothing
