@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import IntEnum
+from typing import TYPE_CHECKING, TypeVar
 
+import grpc.aio
 import structlog
 
 from lite_llm.agent.changes import Changes
@@ -17,7 +19,14 @@ from lite_llm.agent.room import Occupant
 from lite_llm.agent.streams import Stream
 from lite_llm.agent.timeline import Timeline
 from lite_llm.agent.workers import Worker
-from lite_llm.contracts import LiteLLMError, Medium, ModelEvent, ModelRef, ModelState
+from lite_llm.contracts import (
+    LiteLLMError,
+    Medium,
+    ModelEvent,
+    ModelRef,
+    ModelState,
+    outcome_of,
+)
 from lite_llm.contracts.errors import AgentLost, Cancelled, NoAgent, Overloaded
 from lite_llm.contracts.states import advanced
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
@@ -26,6 +35,12 @@ from lite_llm.telemetry.metrics import Metrics
 from lite_llm.wire import ref_to_proto
 from lite_llm.wire.values import state_to_proto
 
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
+
+T = TypeVar("T")
 MOST_HELD = 1024  # requests that wait for one model to wake
 
 log = structlog.get_logger(__name__)
@@ -82,6 +97,7 @@ class HostedModel:
         self._settle_seconds = settle_seconds
         self._reason = "declared"
         self._error: LiteLLMError | None = None
+        self._failure = ""
         self._progress = LoadProgress()
         self._digest = ""
         self._streams: set[Stream] = set()
@@ -108,6 +124,9 @@ class HostedModel:
             context_tokens=self._told.context_tokens,
             kv_hit_rate=self._told.kv_hit_rate,
             digest=self._digest,
+            cold_start=self._timeline.last,
+            started_at=self._timeline.ended_at,
+            failure=self._failure,
         )
 
     def occupant(self, num_bytes: int) -> Occupant:
@@ -125,7 +144,13 @@ class HostedModel:
     def begin(self, spec: model_pb2.ModelSpec) -> None:
         """A load of ``spec`` is decided on; earlier faults are forgotten."""
         self.spec, self._error, self._progress = spec, None, LoadProgress()
+        self._failure = ""
         self.progressed(LoadProgress(phase=generate_pb2.LOAD_PHASE_QUEUE, remaining_seconds=-1.0))
+
+    def start_within(self, trace: Context | None) -> None:
+        """The start that is under way, or else the next one, belongs to ``trace``."""
+        if trace is not None:
+            self._timeline.parent = trace
 
     def want(self, goal: Goal) -> None:
         """It is wanted there from now on."""
@@ -199,6 +224,16 @@ class HostedModel:
         self._changed()
         return stream
 
+    async def ask(self, call: Callable[[AgentAsyncStub], Awaitable[T]]) -> T:
+        """Its worker; raises what that says, and :class:`NoAgent` while there is none."""
+        if self.worker is None:
+            raise self._refusal()
+        self._last_use, worker = time.monotonic(), self.worker
+        try:
+            return await call(worker.stub)
+        except grpc.aio.AioRpcError as failure:
+            raise await worker.error_from(failure) from failure
+
     def freeze(self, reason: str) -> None:
         """Take nothing new; what runs goes on."""
         if self.state is ModelState.ACTIVE:
@@ -208,6 +243,19 @@ class HostedModel:
     def has_streams(self) -> bool:
         """Whether requests run or wait in the worker."""
         return bool(self._streams)
+
+    def take_unread_away(self, patience_seconds: float) -> None:
+        """End streams whose clients have not read for so long: others want what they hold."""
+        now = time.monotonic()
+        for stream in list(self._streams):
+            if (seconds := stream.unread_seconds(now)) > patience_seconds:
+                stream.take_away(
+                    AgentLost(
+                        f"nobody read the answer for {seconds:.0f} s, and {self.ref} has to leave",
+                        where=str(self.ref),
+                        remedy="read faster, or resume the stream",
+                    )
+                )
 
     @property
     def is_asked_for(self) -> bool:
@@ -260,6 +308,7 @@ class HostedModel:
         """For good, until somebody loads it again."""
         self._timeline.end("failed")
         self._error = error
+        self._failure = outcome_of(error).reason
         self.step(ModelEvent.FAILED, str(error))
 
     def step(self, event: ModelEvent, reason: str) -> None:
@@ -326,7 +375,7 @@ class HostedModel:
         return told
 
     def _stream_changed(self, stream: Stream) -> None:
-        if stream.closed:
+        if stream.done:
             self._streams.discard(stream)
             self._last_use = time.monotonic()
         self._changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lite_llm.contracts import Medium, ModelRef, ModelState, format_size
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
@@ -34,6 +34,12 @@ class Holding:
     """Share of prompts' tokens found computed lately, 0 to 1."""
     digest: str = ""
     """Of a checkpoint from a store."""
+    cold_start: generate_pb2.ColdStart = field(default_factory=generate_pb2.ColdStart)
+    """The last start that led here."""
+    started_at: float = 0.0
+    """When that ended, in seconds since the epoch; 0: never."""
+    failure: str = ""
+    """Of the last load, as a condition's reason."""
 
     @property
     def loaded(self) -> bool:
@@ -60,6 +66,9 @@ def residency_of(holding: Holding, node: str) -> agent_pb2.Residency:
         context_tokens=holding.context_tokens,
         kv_hit_rate=holding.kv_hit_rate,
         checkpoint_digest=holding.digest,
+        last_cold_start=holding.cold_start if holding.started_at else None,
+        started_at=holding.started_at,
+        failure=holding.failure,
     )
 
 
@@ -67,8 +76,8 @@ def without_counts(residency: agent_pb2.Residency) -> agent_pb2.Residency:
     """What is worth telling the cluster at once; counts can wait for the next heartbeat."""
     told = agent_pb2.Residency()
     told.CopyFrom(residency)
-    for field in ("running_requests", "waiting_requests", "kv_hit_rate"):
-        told.ClearField(field)
+    for name in ("running_requests", "waiting_requests", "kv_hit_rate"):
+        told.ClearField(name)
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,22 @@ from lite_llm.agent.hosted import Goal, HostedModel
 from lite_llm.agent.models import Models
 from lite_llm.agent.reports import Reporter
 from lite_llm.contracts import ModelState
-from lite_llm.contracts.errors import InvalidRequest, NoAgent
+from lite_llm.contracts.errors import InvalidRequest, NoAgent, Unsupported
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
-from lite_llm.wire import Endpoint, at_end_of, ref_from_proto
+from lite_llm.telemetry import traces
+from lite_llm.wire import Endpoint, Multiplexed, at_end_of, ref_from_proto
 from lite_llm.wire.values import medium_from_proto
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
     from lite_llm.proto.v1.agent_pb2_grpc import _ServicerContext
 
 PIECE_BYTES = 1 << 20
 """Of a file, in a message to a peer."""
 MOST_BYTES = 64 << 20  # of a file, in one call
+ASK_SECONDS = 5.0  # for what a worker knows without computing
 
 
 class AgentService(AgentServicer):
@@ -42,6 +47,7 @@ class AgentService(AgentServicer):
         self._declared = declared
         self._reporter = reporter
         self._exposition = exposition
+        self._many = Multiplexed(self.Generate)
         self._endpoint: Endpoint | None = None
         self._stopping = False
 
@@ -54,6 +60,7 @@ class AgentService(AgentServicer):
         """Finish what runs within the grace, stop the workers, end everybody's watch."""
         await self._drain(grace_seconds)
         await self._models.close()
+        self._many.close()
         self._stopping = True
         self._models.changes.notify()
 
@@ -63,6 +70,7 @@ class AgentService(AgentServicer):
         """The load goes on when the caller leaves."""
         goal = _goal_of(request.target)
         model = self._models.load(request.spec, goal)
+        model.start_within(_trace_of(context))
         async for progress in model.follow(lambda: _is_at(model, goal)):
             yield progress
 
@@ -79,6 +87,7 @@ class AgentService(AgentServicer):
     ) -> AsyncIterator[generate_pb2.LoadProgress]:
         """As a load of what the agent knows already."""
         model = self._models.wake(ref_from_proto(request.model))
+        model.start_within(_trace_of(context))
         async for progress in model.follow(lambda: _is_at(model, Goal.DEVICE)):
             yield progress
 
@@ -89,6 +98,7 @@ class AgentService(AgentServicer):
         goal = _goal_of(request.target)
         spec = await self._declared.model(ref_from_proto(request.model))
         model = self._models.load(spec, goal)
+        model.start_within(_trace_of(context))
         async for progress in model.follow(lambda: _is_at(model, goal)):
             yield progress
 
@@ -113,6 +123,7 @@ class AgentService(AgentServicer):
         if self._models.draining:
             raise NoAgent("the agent is draining", remedy="choose another agent")
         model = self._models.get(ref_from_proto(first.start.model))
+        model.start_within(_trace_of(context))
         await model.wait_ready()
         stream = model.open_stream(first, request_iterator)
         at_end_of(context, stream.close)
@@ -120,6 +131,38 @@ class AgentService(AgentServicer):
             if event.HasField("started"):
                 event.started.node = self._reporter.node_name
             yield event
+
+    async def GenerateMany(
+        self,
+        request_iterator: AsyncIterator[generate_pb2.StreamRequests],
+        context: _ServicerContext,
+    ) -> AsyncIterator[generate_pb2.StreamEvents]:
+        """Each generation as by :meth:`Generate`, under one trace."""
+        async for batch in self._many.serve(request_iterator):
+            yield batch
+
+    async def Embed(
+        self, request: generate_pb2.EmbedRequest, context: _ServicerContext
+    ) -> generate_pb2.EmbedResponse:
+        """Of the model's worker; a model that sleeps is woken, as by a generation."""
+        model = self._models.get(ref_from_proto(request.model))
+        if self._models.draining:
+            raise NoAgent("the agent is draining", remedy="choose another agent")
+        await model.wait_ready()
+        return await model.ask(lambda worker: worker.Embed(request))
+
+    async def Experts(
+        self, request: agent_pb2.ExpertMapRequest, context: _ServicerContext
+    ) -> agent_pb2.ExpertMap:
+        """Of the model's worker; without layers while it has none."""
+        model = self._models.get(ref_from_proto(request.model))
+        told = agent_pb2.ExpertMap()
+        if model.worker is not None:
+            with contextlib.suppress(Unsupported):  # a foreign server has no tiers
+                told = await model.ask(lambda worker: worker.Experts(request, timeout=ASK_SECONDS))
+        told.model.CopyFrom(request.model)
+        told.node = self._reporter.node_name
+        return told
 
     async def Status(
         self, request: agent_pb2.AgentStatusRequest, context: _ServicerContext
@@ -166,6 +209,11 @@ class AgentService(AgentServicer):
         if self._endpoint is not None:
             await self._endpoint.set_serving(False)
         return await self._models.drain(grace_seconds)
+
+
+def _trace_of(context: _ServicerContext) -> Context | None:
+    metadata = getattr(context, "invocation_metadata", tuple)  # one of many on a call has none
+    return traces.extract(metadata() or ())
 
 
 def _goal_of(target: int) -> Goal:

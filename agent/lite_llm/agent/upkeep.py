@@ -7,6 +7,7 @@ the level took when it is left, whatever the cause.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -123,7 +124,7 @@ async def _serve(model: HostedModel, checkpoint: LocalCheckpoint, house: House) 
     try:
         async with house.memory.room(model, cost, model.waits), _worker(model, house) as worker:
             await _load(model, worker, checkpoint, house)
-            await _until_unwanted(model, worker)
+            await _until_unwanted(model, worker, house.settings.patience_seconds)
         if model.state is ModelState.FROZEN:
             model.step(ModelEvent.RELEASED, "asleep on disk")
     except WorkerCrashed as crash:
@@ -209,10 +210,10 @@ async def _load(
     model.activated(report)
 
 
-async def _until_unwanted(model: HostedModel, worker: Worker) -> None:
+async def _until_unwanted(model: HostedModel, worker: Worker, patience_seconds: float) -> None:
     """Until the model may leave the device and no request runs; raises the end of the worker."""
     ended = asyncio.create_task(worker.wait_ended())
-    unwanted = asyncio.create_task(_unwanted(model))
+    unwanted = asyncio.create_task(_unwanted(model, patience_seconds))
     try:
         await asyncio.wait((ended, unwanted), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
@@ -226,7 +227,11 @@ async def _until_unwanted(model: HostedModel, worker: Worker) -> None:
         unwanted.cancel()
 
 
-async def _unwanted(model: HostedModel) -> None:
+async def _unwanted(model: HostedModel, patience_seconds: float) -> None:
     await model.wait_until(lambda: model.yielding or model.goal < Goal.DEVICE)
     model.freeze("going to sleep")
-    await model.wait_until(lambda: not model.has_streams)
+    while model.has_streams:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds / 2):
+                await model.wait_until(lambda: not model.has_streams)
+        model.take_unread_away(patience_seconds)

@@ -33,7 +33,7 @@ from lite_llm.backends.start_cache import StartCache
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost, WorkerCrashed
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
-from lite_llm.wire import error_from, open_channel
+from lite_llm.wire import Line, error_from, open_channel
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
@@ -79,6 +79,8 @@ class Worker:
         self.model = model
         self.pid = running.process.pid
         self.stub = stub
+        self.line = Line(stub)
+        """For generations: what a step says to all of them comes in one message."""
         self._running = running
 
     async def wait_ended(self) -> WorkerCrashed:
@@ -137,7 +139,11 @@ class Workers:
         running = await self._start(model, backend or NATIVE)
         try:
             async with open_channel(f"unix:{running.socket_path}") as channel:
-                yield Worker(model, running, AgentStub(channel))
+                worker = Worker(model, running, AgentStub(channel))
+                try:
+                    yield worker
+                finally:
+                    worker.line.close()
         finally:
             await self._stop(running)
             log.info("worker ended", model=str(model), exit_status=running.process.returncode)

@@ -18,7 +18,13 @@ from lite_llm.contracts.errors import InvalidRequest, NoAgent, WorkerCrashed
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
 from lite_llm.proto.v1.model_pb2 import ModelSpec
-from lite_llm.wire import cancel_when_asked, ref_from_proto, ref_to_proto, start_of
+from lite_llm.wire import (
+    Multiplexed,
+    cancel_when_asked,
+    ref_from_proto,
+    ref_to_proto,
+    start_of,
+)
 from lite_llm.wire.values import state_to_proto
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ class ForeignService(AgentServicer):
         self._closing = contextlib.AsyncExitStack()
         self._ref: ModelRef | None = None
         self._model: ForeignModel | None = None
+        self._many = Multiplexed(self.Generate)
 
     async def Load(
         self, request: agent_pb2.LoadRequest, context: _ServicerContext
@@ -85,6 +92,15 @@ class ForeignService(AgentServicer):
         finally:
             answer.over(error)
             listening.cancel()
+
+    async def GenerateMany(
+        self,
+        request_iterator: AsyncIterator[generate_pb2.StreamRequests],
+        context: _ServicerContext,
+    ) -> AsyncIterator[generate_pb2.StreamEvents]:
+        """Each generation as by :meth:`Generate`."""
+        async for batch in self._many.serve(request_iterator):
+            yield batch
 
     async def Status(
         self, request: agent_pb2.AgentStatusRequest, context: _ServicerContext

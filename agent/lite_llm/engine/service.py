@@ -20,7 +20,14 @@ from lite_llm.proto.v1 import agent_pb2, generate_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer
 from lite_llm.telemetry import render
 from lite_llm.tiers import LoadProgress
-from lite_llm.wire import at_end_of, cancel_when_asked, ref_from_proto, ref_to_proto, start_of
+from lite_llm.wire import (
+    Multiplexed,
+    at_end_of,
+    cancel_when_asked,
+    ref_from_proto,
+    ref_to_proto,
+    start_of,
+)
 from lite_llm.wire.values import state_to_proto, tier_set_from_proto
 
 if TYPE_CHECKING:
@@ -38,6 +45,7 @@ class WorkerService(AgentServicer):
         self._closing = contextlib.AsyncExitStack()
         self._ref: ModelRef | None = None
         self._served: Served | None = None
+        self._many = Multiplexed(self.Generate)
 
     async def Load(
         self, request: agent_pb2.LoadRequest, context: _ServicerContext
@@ -86,6 +94,15 @@ class WorkerService(AgentServicer):
             answer.over(error)
             answering.cancel()
             listening.cancel()
+
+    async def GenerateMany(
+        self,
+        request_iterator: AsyncIterator[generate_pb2.StreamRequests],
+        context: _ServicerContext,
+    ) -> AsyncIterator[generate_pb2.StreamEvents]:
+        """Each generation as by :meth:`Generate`; what a step says to all of them is a message."""
+        async for batch in self._many.serve(request_iterator):
+            yield batch
 
     async def Status(
         self, request: agent_pb2.AgentStatusRequest, context: _ServicerContext

@@ -6,7 +6,8 @@ about half a microsecond (CPython 3.11, one attribute). The `tracing` extra brin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 """As gRPC takes it; ``dict(metadata)`` of text values is HTTP headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of work that is over; times are nanoseconds since the epoch."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
+
 
 EXPORT_SECONDS = 5.0  # a collector that is away delays the end of a program by this at most
 
@@ -79,6 +90,18 @@ def shutdown() -> None:
     exporting, _exporting = _exporting, None
     if exporting is not None:
         exporting.provider.shutdown()
+
+
+def record(
+    name: str, parts: Sequence[Part], *, parent: Context | None = None, **attributes: object
+) -> None:
+    """Work that is over, as a span with a child for each of ``parts``, which are in order.
+
+    For what no single ``with`` block surrounds. It began with its first part and ended with its
+    last; without parts nothing is recorded.
+    """
+    if _exporting is not None and parts:
+        _exporting.record(name, parts, parent, attributes)
 
 
 def inject(metadata: Metadata = ()) -> Metadata:
@@ -144,6 +167,22 @@ class _Exporting:
     def span(self, name: str, parent: Context | None, attributes: Mapping[str, object]) -> Span:
         begun = self._tracer.start_span(name, parent, attributes=_told(attributes))
         return _LiveSpan(begun)
+
+    def record(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        parent: Context | None,
+        attributes: Mapping[str, object],
+    ) -> None:
+        begun = self._tracer.start_span(
+            name, parent, attributes=_told(attributes), start_time=parts[0].began_ns
+        )
+        inside = self._trace.set_span_in_context(begun)
+        for part in parts:
+            child = self._tracer.start_span(part.name, inside, start_time=part.began_ns)
+            child.end(part.ended_ns)
+        begun.end(parts[-1].ended_ns)
 
     def current_ids(self) -> Mapping[str, str]:
         context = self._trace.get_current_span().get_span_context()

@@ -18,7 +18,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lite_llm.agent import AgentSettings, running
-from lite_llm.contracts import LiteLLMError, ModelRef
+from lite_llm.contracts import LiteLLMError, ModelRef, outcome_of
 from lite_llm.contracts.errors import (
     AgentLost,
     Cancelled,
@@ -34,7 +34,7 @@ from lite_llm.metastore import Store, StoreSettings, open_store
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
 from lite_llm.testing.checkpoints import Shape, tiny_llama
-from lite_llm.wire import error_from, open_channel
+from lite_llm.wire import Line, Refused, error_from, open_channel
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
@@ -191,10 +191,55 @@ async def test_the_report(agent: AgentAsyncStub) -> None:
     assert held.state == model_pb2.MODEL_STATE_ACTIVE
     assert held.nearest == model_pb2.MEDIUM_GPU
     assert held.context_tokens == 20_000
+    assert held.last_cold_start.path == "cold"
+    phases = {phase.phase: phase.seconds for phase in held.last_cold_start.phases}
+    assert phases[generate_pb2.LOAD_PHASE_READ] > 0
+    assert abs(time.time() - held.started_at) < 600
+    assert held.failure == ""
     dram, disk = report.status.media
     assert 0 < held.tiers[0].bytes < dram.used_bytes <= dram.capacity_bytes
     assert disk.capacity_bytes > 0
     assert disk.read_bytes_per_second > 0
+
+
+async def test_a_model_without_experts_has_a_map_without_layers(agent: AgentAsyncStub) -> None:
+    told = await agent.Experts(agent_pb2.ExpertMapRequest(model=ref("tiny")))
+    assert told == agent_pb2.ExpertMap(model=ref("tiny"), node=NODE)
+    unknown = agent.Experts(agent_pb2.ExpertMapRequest(model=ref("unknown")))
+    assert isinstance(await failure(unknown), ModelNotFound)
+
+
+async def test_a_model_that_generates_makes_no_embeddings(agent: AgentAsyncStub) -> None:
+    refused = await failure(agent.Embed(generate_pb2.EmbedRequest(model=ref("tiny"))))
+    assert isinstance(refused, Unsupported)
+
+
+async def test_many_generations_on_one_call_are_those_of_calls_of_their_own(
+    agent: AgentAsyncStub,
+) -> None:
+    expected = [event.SerializeToString() for event in await tokens(agent.Generate, 20)]
+    line = Line(agent)
+    try:
+
+        async def one() -> list[bytes]:
+            with line.generation(start("tiny", 20)) as generation:
+                events = [event async for events in generation for event in events]
+            assert events[0].started.node == NODE
+            return [event.tokens.SerializeToString() for event in events[1:-1]]
+
+        assert await asyncio.gather(*(one() for _ in range(8))) == [expected] * 8
+        with (
+            line.generation(start("unknown", 20)) as generation,
+            pytest.raises(Refused, match="not on this agent"),
+        ):
+            _ = [events async for events in generation]
+    finally:
+        line.close()
+
+
+async def tokens(generate: Any, count: int) -> list[generate_pb2.TokenChunk]:
+    events = [event async for event in generate(iter([start("tiny", count)]))]
+    return [event.tokens for event in events[1:-1]]
 
 
 async def test_waiting_requests_are_counted(agent: AgentAsyncStub) -> None:
@@ -263,6 +308,7 @@ async def test_a_corrupt_checkpoint_is_told_and_can_be_replaced(
     held = (await residencies(agent))["mended"]
     assert held.state == model_pb2.MODEL_STATE_RECOVERING
     assert "model.safetensors" in held.reason
+    assert held.failure == outcome_of(error).reason
     assert isinstance(await failure(answer(agent, "mended", 3)), NoAgent)
     weights.write_bytes(whole)
     assert (await load(agent, "mended", str(tmp_path)))[-1].message == "serving"

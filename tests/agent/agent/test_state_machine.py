@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc.aio
 import pytest
@@ -29,7 +29,7 @@ from lite_llm.agent.workers import Workers
 from lite_llm.contracts import LiteLLMError, Medium, ModelRef, ModelState
 from lite_llm.contracts.errors import Cancelled, ModelNotFound, NoAgent, WorkerCrashed
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
-from lite_llm.wire import ref_to_proto
+from lite_llm.wire import Line, ref_to_proto
 from lite_llm.wire.values import state_to_proto
 
 WEIGHTS, ROOM = 100, 2  # bytes of a model, and how many fit
@@ -44,6 +44,8 @@ class Process:
     def __init__(self, model: ModelRef) -> None:
         self.model = model
         self.stub = self
+        self.line = Line(cast(Any, self))
+        self.line._is_single = True  # each generation on a call of its own
         self.ended = asyncio.Event()
         self.is_silent = False
         """Its streams have no end."""
@@ -80,6 +82,7 @@ class Call:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._cancelled = asyncio.Event()
+        self._when_done: list[Callable[[object], object]] = []
 
     async def __aiter__(self) -> AsyncIterator[generate_pb2.GenerateEvent]:
         for sequence in range(3):
@@ -91,9 +94,15 @@ class Call:
             if self._process.ended.is_set():
                 raise await self._process.wait_ended()
             yield generate_pb2.GenerateEvent(sequence=sequence)
+        self.cancel()
+
+    def add_done_callback(self, callback: Callable[[object], object]) -> None:
+        self._when_done.append(callback)
 
     def cancel(self) -> None:
         self._cancelled.set()
+        for callback in self._when_done:
+            callback(self)
 
 
 class Processes:

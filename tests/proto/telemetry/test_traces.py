@@ -99,6 +99,24 @@ def test_spans_arrive_with_names_attributes_and_parents(collector: Collector) ->
     assert outer.start_time_unix_nano <= inner.start_time_unix_nano <= inner.end_time_unix_nano
 
 
+def test_what_is_over_is_one_trace_with_its_parts(collector: Collector) -> None:
+    parts = [traces.Part("queue", 5_000, 6_000), traces.Part("read", 6_000, 9_000)]
+    traces.record("off", parts)
+    traces.configure(collector.address, "agent")
+    parent = traces.extract([("traceparent", PARENT)])
+    traces.record("start", parts, parent=parent, model="default/a")
+    traces.record("nothing", [])
+    traces.shutdown()
+    assert set(collector.spans) == {"start", "queue", "read"}
+    outer, queue, read = (collector.spans[name] for name in ("start", "queue", "read"))
+    assert outer.parent_span_id.hex() == "b7ad6b7169203331"
+    assert {queue.parent_span_id, read.parent_span_id} == {outer.span_id}
+    assert {span.trace_id for span in (outer, queue, read)} == {outer.trace_id}
+    times = [(span.start_time_unix_nano, span.end_time_unix_nano) for span in (outer, queue, read)]
+    assert times == [(5_000, 9_000), (5_000, 6_000), (6_000, 9_000)]
+    assert attributes(outer) == {"model": "default/a"}
+
+
 def test_an_error_is_marked_by_its_type_and_tells_no_words(collector: Collector) -> None:
     traces.configure(collector.address, "agent")
     with pytest.raises(ZeroDivisionError), traces.span("fails"):
