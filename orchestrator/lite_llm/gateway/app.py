@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,15 +14,18 @@ from aiohttp.typedefs import Handler, Middleware
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.authentication import authenticating
+from lite_llm.gateway.connections import Connection, connections, refuse_expectation
 from lite_llm.gateway.embeddings import Embeddings
-from lite_llm.openai.failures import in_openai_shape
 from lite_llm.gateway.generations import MODEL, Generations
 from lite_llm.gateway.model_list import Models
 from lite_llm.gateway.openapi import OpenApi
 from lite_llm.gateway.operations import Operations
+from lite_llm.openai.failures import in_openai_shape
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.telemetry import Metrics, names
 from lite_llm.tenants import Admission, Keys
+
+BACKLOG = 1024  # of connections: a herd comes at once
 
 
 def make_app(
@@ -36,7 +40,12 @@ def make_app(
     """Everything that answers over HTTP. Bodies beyond ``max_body_bytes`` are refused with 413."""
     app = web.Application(
         client_max_size=max_body_bytes,
-        middlewares=[_measuring(metrics, views), in_openai_shape, authenticating(keys)],
+        middlewares=[
+            Connection.counting,
+            _measuring(metrics, views),
+            in_openai_shape,
+            authenticating(keys),
+        ],
     )
     generations = Generations(dispatcher, metrics, admission)
     models = Models(views)
@@ -44,9 +53,9 @@ def make_app(
     operations = Operations(views, metrics)
     app.add_routes(
         [
-            web.post("/v1/chat/completions", generations.chat),
-            web.post("/v1/completions", generations.completions),
-            web.post("/v1/embeddings", embeddings.create),
+            web.post("/v1/chat/completions", generations.chat, expect_handler=refuse_expectation),
+            web.post("/v1/completions", generations.completions, expect_handler=refuse_expectation),
+            web.post("/v1/embeddings", embeddings.create, expect_handler=refuse_expectation),
             web.get("/v1/models", models.list),
             web.get("/v1/models/{name:.+}", models.get),
             web.get("/openapi.json", OpenApi().get),
@@ -67,17 +76,15 @@ async def serving_http(
     At the end running requests have ``grace_seconds``, then they are cancelled.
     """
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=grace_seconds,
-        auto_decompress=False,  # aiohttp inflates what it throws away, too: read_body has a bound
-    )
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=grace_seconds)
     await runner.setup()
+    assert runner.server is not None
+    loop, listening = asyncio.get_running_loop(), None
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            listening = await loop.create_server(
+                connections(runner.server), host.strip("[]"), int(port), backlog=BACKLOG
+            )
         except OSError as error:
             # asyncio puts an essay where the system has three words; failed look-ups count below 0.
             number = error.errno or 0
@@ -87,8 +94,10 @@ async def serving_http(
                 where=address,
                 remedy="choose a free port and an address of this machine",
             ) from error
-        yield f"{host}:{runner.addresses[0][1]}"
+        yield f"{host}:{listening.sockets[0].getsockname()[1]}"
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()
 
 
