@@ -102,18 +102,21 @@ class Answer:
         """Of the choices that are finished."""
         return Usage.of(self._usages)
 
-    def pieces(self, prompt: int, event: GenerateEvent) -> Iterator[Piece]:
-        """What ``event``, of the stream for this prompt, adds to the answer."""
-        kind = event.WhichOneof("event")
-        if kind == "started":
-            self.told = self.told or Explanation.of(event.started)
-            self._prompt_ids[prompt] = event.started.prompt_ids.ids
-        if kind == self._opening_event:
-            yield from self._opened(prompt, rated(event.prompt.logprobs))
-        elif kind == "tokens" and not self._is_echo_only:
-            yield from self._read(self._tokens(prompt, event.tokens))
-        elif kind == "finished":
-            yield from self._read(self._finished(prompt, event.finished))
+    def pieces(self, prompt: int, events: Iterable[GenerateEvent]) -> Iterator[Piece]:
+        """What ``events``, of the stream for this prompt, add to the answer."""
+        for event in events:
+            kind = event.WhichOneof("event")
+            if kind == "tokens":
+                if not self._is_echo_only:
+                    yield from self._read(self._tokens(prompt, event.tokens))
+                continue
+            if kind == "started":
+                self.told = self.told or Explanation.of(event.started)
+                self._prompt_ids[prompt] = event.started.prompt_ids.ids
+            if kind == self._opening_event:
+                yield from self._opened(prompt, rated(event.prompt.logprobs))
+            elif kind == "finished":
+                yield from self._read(self._finished(prompt, event.finished))
 
     def _opened(self, prompt: int, scores: Sequence[Rated]) -> Iterable[Piece]:
         if prompt not in self._unopened:

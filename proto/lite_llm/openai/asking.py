@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,10 +15,10 @@ from lite_llm.openai.bodies import read_body
 from lite_llm.openai.chat import ChatForm
 from lite_llm.openai.completions import CompletionForm
 from lite_llm.openai.naming import model_named
-from lite_llm.openai.responses import streamed, whole
+from lite_llm.openai.responses import Events, streamed, whole
 from lite_llm.openai.schema import ChatRequest, CompletionRequest, SampledRequest
 from lite_llm.openai.starts import chat_starts, completion_starts
-from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart
+from lite_llm.proto.v1.generate_pb2 import GenerateStart
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,8 @@ class Asked:
         """Of all prompts together."""
         return len(self.starts) * self.wanted.choices
 
-    async def respond(
-        self, request: web.Request, events: AsyncIterator[tuple[int, GenerateEvent]]
-    ) -> web.StreamResponse:
-        """The answer made of ``events``, each with the number of its prompt: whole or streamed."""
+    async def respond(self, request: web.Request, events: Events) -> web.StreamResponse:
+        """The answer made of ``events``: whole or streamed."""
         explains = self.wanted.explains
         if not self.wanted.stream:
             return await whole(events, self.answer, request_id=self.request_id, explains=explains)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 from msgspec import UNSET
@@ -14,8 +14,8 @@ from lite_llm.openai.failures import error_body, told
 from lite_llm.openai.schema import Explanation
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent
 
-Events = AsyncIterator[tuple[int, GenerateEvent]]
-"""Each with the number of its prompt."""
+Events = AsyncIterator[tuple[int, Sequence[GenerateEvent]]]
+"""As many as there are at a time, with the number of their prompt."""
 
 HEARTBEAT_SECONDS = 10.0
 """Until a client that waits hears a first comment, and between comments.
@@ -34,8 +34,8 @@ _DONE = b"data: [DONE]\n\n"
 async def whole(events: Events, answer: Answer, *, request_id: str, explains: bool) -> web.Response:
     """The answer at once, when all of it is known."""
     choices: list[list[Piece]] = []
-    async for prompt, event in events:
-        for piece in answer.pieces(prompt, event):
+    async for prompt, batch in events:
+        for piece in answer.pieces(prompt, batch):
             choices.extend([] for _ in range(len(choices), piece.index + 1))
             choices[piece.index].append(piece)
     joined = [Piece.joined(index, pieces) for index, pieces in enumerate(choices)]
@@ -56,7 +56,10 @@ async def streamed(
     with_usage: bool,
     explains: bool,
 ) -> web.StreamResponse:
-    """The answer as it grows. A client that reads slowly slows down those who make it."""
+    """The answer as it grows, what is there by one write: a system call costs more than a token.
+
+    A client that reads slowly slows down those who make its answer.
+    """
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream",
@@ -68,25 +71,29 @@ async def streamed(
 
     heart = _Heart(request, response)
 
-    async def send(prompt: int, event: GenerateEvent) -> None:
-        for piece in answer.pieces(prompt, event):
-            await response.write(_sse(answer.form.chunk(piece)))
-            heart.wrote()
+    async def send(prompt: int, batch: Sequence[GenerateEvent]) -> None:
+        chunks: list[bytes] = []
+        try:
+            for piece in answer.pieces(prompt, batch):
+                chunks += b"data: ", answer.form.chunk(piece), b"\n\n"
+        finally:  # what was said before a lie is the client's
+            if chunks:
+                await response.write(b"".join(chunks))
+                heart.wrote()
 
     try:
         first = await _first(request, response, events)
-        if not response.prepared and first[1].HasField("started"):
-            response.headers.update(Explanation.of(first[1].started).headers())
+        if not response.prepared and first[1][0].HasField("started"):
+            response.headers.update(Explanation.of(first[1][0].started).headers())
         await response.prepare(request)  # what fails before this has a status of its own
         with heart:
             await send(*first)
-            async for prompt, event in events:
-                await send(prompt, event)
-        if explains and answer.told:
-            await response.write(_sse(answer.form.told_chunk(answer.told)))
+            async for prompt, batch in events:
+                await send(prompt, batch)
+        last = _sse(answer.form.told_chunk(answer.told)) if explains and answer.told else b""
         if with_usage:
-            await response.write(_sse(answer.form.usage_chunk(answer.usage)))
-        await response.write(_DONE)
+            last += _sse(answer.form.usage_chunk(answer.usage))
+        await response.write_eof(last + _DONE)
     except ConnectionError:
         raise
     except Exception as error:  # once a stream has begun, it is the only place to say so
@@ -138,8 +145,8 @@ class _Heart:
 
 async def _first(
     request: web.Request, response: web.StreamResponse, events: Events
-) -> tuple[int, GenerateEvent]:
-    """The first event of work on the answer, with comments to the client until it comes."""
+) -> tuple[int, Sequence[GenerateEvent]]:
+    """The first events of work on the answer, with comments to the client until it comes."""
     coming = asyncio.create_task(_begun(events))
     try:
         while not (await asyncio.wait({coming}, timeout=HEARTBEAT_SECONDS))[0]:
@@ -151,10 +158,10 @@ async def _first(
         await asyncio.gather(coming, return_exceptions=True)
 
 
-async def _begun(events: Events) -> tuple[int, GenerateEvent]:
-    async for prompt, event in events:
-        if not event.HasField("progress"):
-            return prompt, event
+async def _begun(events: Events) -> tuple[int, Sequence[GenerateEvent]]:
+    async for prompt, batch in events:
+        if not batch[0].HasField("progress"):
+            return prompt, batch
     raise AssertionError("dispatch ends no stream without an end of the answer")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
 
 ENDLESS = 1 << 31
-TAKEN = 256  # events of a stream, after which its server is told that they were read
+TAKEN = 64 << 10  # bytes of a stream, after which its server is told that they were read
 
 
 class Refused(Exception):
@@ -201,21 +201,24 @@ class _Stream:
         self._number = number
         self._on_over = on_over
         self._events: list[GenerateEvent] = []
+        self._num_bytes = 0
+        """Of events that were not read."""
         self._end: BaseException | None = None
         self._changed = asyncio.Event()
 
     def send(self, request: GenerateRequest) -> None:
         self._call.ask(StreamRequest(stream=self._number, request=request))
 
-    def take(self, count: int) -> None:
-        """So many events were read."""
-        self._call.ask(StreamRequest(stream=self._number, taken=count))
+    def take(self, num_bytes: int) -> None:
+        """So much was read."""
+        self._call.ask(StreamRequest(stream=self._number, taken=num_bytes))
 
     def heard(self, event: GenerateEvent) -> None:
         if self._events:  # its reader is behind: do not keep the whole message of many for it
             event, whole = GenerateEvent(), event
             event.CopyFrom(whole)
         self._events.append(event)
+        self._num_bytes += event.ByteSize()
         self._changed.set()
 
     def end(self, how: BaseException) -> None:
@@ -236,8 +239,9 @@ class _Stream:
         while True:
             if self._events:
                 events, self._events = self._events, []
+                taken += self._num_bytes
+                self._num_bytes = 0
                 yield events
-                taken += len(events)
                 if taken >= TAKEN:
                     self.take(taken)
                     taken = 0

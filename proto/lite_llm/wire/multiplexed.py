@@ -23,7 +23,7 @@ from lite_llm.proto.v1.generate_pb2 import (
 )
 from lite_llm.wire.failures import detail_of, own
 
-WINDOW = 1024  # events of one stream that its client has not read: then the stream waits
+WINDOW = 256 << 10  # bytes of one stream that its client has not read: then the stream waits
 BATCH_BYTES = 1 << 20  # of one message, give or take an event
 
 Generate = Callable[[AsyncIterator[GenerateRequest], Any], AsyncIterator[GenerateEvent]]
@@ -120,7 +120,7 @@ class _Call:
             async with aclosing(self._generate(stream.asked(), stream)) as events:  # type: ignore[type-var]  # handlers are generators
                 async for event in events:
                     self._say(StreamEvent(stream=number, event=event))
-                    await stream.sent()
+                    await stream.sent(event.ByteSize())
             self._say(StreamEvent(stream=number, ended=True))
         except (Exception, asyncio.CancelledError) as error:
             if stream.is_closed:
@@ -160,15 +160,15 @@ class _Stream:
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
         self._callbacks.append(callback)
 
-    async def sent(self) -> None:
+    async def sent(self, num_bytes: int) -> None:
         """Returns when the client may be sent another event."""
-        self._room -= 1
+        self._room -= num_bytes
         while self._room <= 0:
             self._has_room.clear()
             await self._has_room.wait()
 
-    def taken(self, count: int) -> None:
-        self._room += count
+    def taken(self, num_bytes: int) -> None:
+        self._room += num_bytes
         self._has_room.set()
 
     def close(self) -> None:

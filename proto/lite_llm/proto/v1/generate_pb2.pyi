@@ -573,7 +573,7 @@ class StreamRequest(_message.Message):
     stream: _builtins.int
     """Chosen by the client, a number for each generation of the call."""
     taken: _builtins.int
-    """So many more events were read: a server waits when a client is behind."""
+    """Bytes of further events that were read: a server waits when a client is behind."""
     closed: _builtins.bool
     """The client wants no more of it."""
     @_builtins.property
