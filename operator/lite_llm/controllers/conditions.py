@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-Condition = dict[str, Any]
+Status = Literal["True", "False", "Unknown"]
+MAX_MESSAGE = 2048  # characters; the schema allows more, but a person doesn't read more
 
 
-def with_condition(
-    conditions: Sequence[Mapping[str, Any]],
-    *,
-    kind: str,
-    status: bool,
-    reason: str,
-    message: str,
-    generation: int,
-    now: str,
-) -> list[Condition]:
-    """``conditions`` with ``kind`` set; its transition time moves only when its status flips.
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is true, false or unknown, with the reason."""
+
+    kind: str
+    status: Status
+    reason: str
+    """Stable and in CamelCase: scripts compare it."""
+    message: str
+    """For people; may change."""
+
+
+def holds(kind: str, reason: str, message: str) -> Condition:
+    """``kind`` is true."""
+    return Condition(kind, "True", reason, message)
+
+
+def fails(kind: str, reason: str, message: str) -> Condition:
+    """``kind`` is false."""
+    return Condition(kind, "False", reason, message)
+
+
+def unknown(kind: str, reason: str, message: str) -> Condition:
+    """Nobody can tell whether ``kind`` is true."""
+    return Condition(kind, "Unknown", reason, message)
+
+
+def with_conditions(
+    before: Sequence[Mapping[str, Any]], told: Iterable[Condition], *, generation: int, now: str
+) -> list[dict[str, Any]]:
+    """``before`` with what is ``told`` set; a transition time moves only when a status flips.
 
     ``now`` is an RFC 3339 time. Setting what is already set gives an equal list back, so that a
-    repeated reconciliation writes nothing.
+    repeated reconciliation writes nothing; conditions that others wrote stay.
     """
-    told = "True" if status else "False"
-    before = next((known for known in conditions if known["type"] == kind), None)
-    moved = now if before is None or before["status"] != told else before["lastTransitionTime"]
-    condition: Condition = {
-        "type": kind,
-        "status": told,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": moved,
-        "observedGeneration": generation,
-    }
-    others = [dict(known) for known in conditions if known["type"] != kind]
-    return sorted([*others, condition], key=lambda known: str(known["type"]))
+    known: dict[str, Mapping[str, Any]] = {each["type"]: each for each in before}
+    for condition in told:
+        was = known.get(condition.kind)
+        is_same = was is not None and was["status"] == condition.status
+        known[condition.kind] = {
+            "type": condition.kind,
+            "status": condition.status,
+            "reason": condition.reason,
+            "message": condition.message[:MAX_MESSAGE],
+            "lastTransitionTime": was["lastTransitionTime"] if was and is_same else now,
+            "observedGeneration": generation,
+        }
+    return [dict(known[kind]) for kind in sorted(known)]
+
+
+def condition_of(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """One condition of an object; empty if nobody has set it."""
+    conditions = body.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == kind), {})

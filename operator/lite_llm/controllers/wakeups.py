@@ -1,52 +1,107 @@
-"""A queue of things to look at: each once, in its newest form, and again after a failure."""
+"""A queue of keys to look at: each by one worker at a time, paced, and again after a failure."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
 from typing import Generic, TypeVar
 
 import structlog
 
+from lite_llm.contracts import LiteLLMError
+
 K = TypeVar("K")
-V = TypeVar("V")
+
+FIRST_RETRY_SECONDS = 0.25  # doubled with every failure in a row
+MAX_RETRY_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
 
 
-class Wakeups(Generic[K, V]):
-    """Newer views of a key replace older ones, waiting or failed; order is that of arrival."""
+class Wakeups(Generic[K]):
+    """Whoever looks sees the newest state, so that it does not matter how often a key rang."""
 
-    def __init__(self, *, retry_seconds: float) -> None:
-        self._retry_seconds = retry_seconds
-        self._waiting: dict[K, V] = {}
-        self._failed: dict[K, V] = {}
+    def __init__(
+        self, *, pace_seconds: float = 0.0, first_retry_seconds: float = FIRST_RETRY_SECONDS
+    ) -> None:
+        """``pace_seconds`` lie between two looks at one key: what changes fast is told seldom."""
+        self._pace_seconds = pace_seconds
+        self._first_retry_seconds = first_retry_seconds
+        self._waiting: dict[K, float] = {}
+        self._resting: dict[K, bool] = {}
+        """Keys being looked at or paced, and whether they rang since."""
+        self._failures: dict[K, int] = {}
         self._bell = asyncio.Event()
 
-    def ring(self, key: K, view: V) -> None:
-        """``key`` needs a look, and looks like ``view`` now."""
-        self._failed.pop(key, None)
-        self._waiting[key] = view
-        self._bell.set()
+    def ring(self, keys: Iterable[K]) -> None:
+        """These need a look."""
+        for key in keys:
+            if key in self._resting:
+                self._resting[key] = True
+            else:
+                self._waiting.setdefault(key, monotonic())
+                self._bell.set()
 
-    async def serve(self, look: Callable[[K, V], Awaitable[None]]) -> None:
-        """Look at one after another, for ever. What fails waits while the others go on."""
-        async with asyncio.TaskGroup() as retries:
-            while True:
+    @property
+    def num_waiting(self) -> int:
+        """Keys that wait for a worker."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits and nothing is being looked at or paced."""
+        return not self._waiting and not self._resting
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the one that has waited longest for a worker waits; 0 if none does."""
+        return monotonic() - next(iter(self._waiting.values())) if self._waiting else 0.0
+
+    async def serve(
+        self, look: Callable[[K], Awaitable[float | None]], *, workers: int = 1
+    ) -> None:
+        """Look for ever; ``look`` may return seconds after which to look at its key again.
+
+        What fails comes again, later each time, while the others go on.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(self._work(look))
+
+    async def _work(self, look: Callable[[K], Awaitable[float | None]]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._waiting:
+                self._bell.clear()
                 await self._bell.wait()
-                key = next(iter(self._waiting))
-                view = self._waiting.pop(key)
-                if not self._waiting:
-                    self._bell.clear()
-                try:
-                    await look(key, view)
-                except Exception as error:  # of any kind: one bad object must not stop the rest
-                    log.warning("will look again", key=str(key), error=str(error))
-                    if key not in self._waiting:
-                        self._failed[key] = view
-                        retries.create_task(self._ring_later(key))
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            self._resting[key] = False
+            rest, delay = self._pace_seconds, None
+            try:
+                delay = await look(key)
+                self._failures.pop(key, None)
+            except Exception as error:  # of any kind: one bad object must not stop the rest
+                rest = self._retry_seconds(key, error)
+                self._resting[key] = True
+            loop.call_later(rest, self._rested, key)
+            if delay is not None:
+                loop.call_later(delay, self.ring, [key])
 
-    async def _ring_later(self, key: K) -> None:
-        await asyncio.sleep(self._retry_seconds)
-        if key in self._failed:  # else a newer view rang since
-            self.ring(key, self._failed[key])
+    def _rested(self, key: K) -> None:
+        if self._resting.pop(key, False):
+            self.ring([key])
+
+    def _retry_seconds(self, key: K, error: Exception) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        seconds = min(self._first_retry_seconds * 2.0 ** (failures - 1), MAX_RETRY_SECONDS)
+        log.warning(
+            "will look again",
+            key=str(key),
+            attempt=failures,
+            seconds=seconds,
+            error=str(error) or type(error).__name__,
+            exc_info=not isinstance(error, LiteLLMError | OSError) and failures == 1,
+        )
+        return seconds

@@ -1,78 +1,106 @@
-"""The operator: kopf watches, each event rings, and one loop mirrors what rang."""
+"""What rings: kopf's watches of our objects, the store's events, and the clock."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import kopf
 import structlog
 from kopf._cogs.structs.references import Insights  # an argument's type, exported nowhere else
 
-from lite_llm.contracts.errors import Internal
-from lite_llm.controllers.cluster import RETRY_SECONDS, Cluster, open_cluster
-from lite_llm.controllers.mirror import Mirror
-from lite_llm.controllers.specs import GROUP, MODELS, VERSION, ResourceName
+from lite_llm.contracts.errors import Internal, StoreUnavailable
+from lite_llm.controllers.cluster import Cluster
+from lite_llm.controllers.facts import Facts
+from lite_llm.controllers.objects import Objects
+from lite_llm.controllers.probes import Health
+from lite_llm.controllers.specs import (
+    GROUP,
+    KINDS,
+    MODELS,
+    TIER_SETS,
+    VERSION,
+    Plural,
+    ResourceName,
+)
 from lite_llm.controllers.wakeups import Wakeups
-from lite_llm.metastore import Store
+from lite_llm.metastore import Event
+
+RETRY_SECONDS = 1.0  # about an API server's restart
+SERVER_SECONDS = 300  # proxies drop silent connections: watches end themselves before they do
+
+Bell = Wakeups[ResourceName]
 
 log = structlog.get_logger(__name__)
 
 
-Bell = Wakeups[ResourceName, Mapping[str, Any] | None]
-"""Rings with the object as it is now, or None when it is gone."""
+async def list_all(cluster: Cluster, objects: Objects) -> None:
+    """Fill ``objects`` as soon as the API server serves our kinds."""
+    while True:
+        try:
+            for plural in KINDS:
+                for body in await cluster.list(plural):
+                    objects.seen(plural, body)
+        except StoreUnavailable as error:
+            log.warning("custom resources can't be listed yet", error=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return
 
 
-@dataclass(frozen=True, kw_only=True)
-class OperatorSettings:
-    """How one operator runs."""
-
-    kubeconfig: str | None = None
-    """Path of a kubeconfig; None is the service account of the pod that it runs in."""
-
-
-@asynccontextmanager
-async def running(settings: OperatorSettings, store: Store) -> AsyncIterator[None]:
-    """Serve while the block runs; entered once custom resources are watched."""
-    mirror = Mirror(store)
-    bell: Bell = Wakeups(retry_seconds=RETRY_SECONDS)
-
-    async with open_cluster(settings.kubeconfig) as cluster:
-        await mirror.collect(await cluster.wait_models())
-
-        async def look(resource: ResourceName, body: Mapping[str, Any] | None) -> None:
-            if body is None:
-                await mirror.forget(resource)
-                return
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            status = await mirror.declare(body, now=now)
-            if status != body.get("status"):
-                await cluster.write_status(resource, status)
-
-        watched = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            serving = [
-                tasks.create_task(bell.serve(look)),
-                tasks.create_task(_keep_watching(_registry(cluster, bell), watched)),
-            ]
-            try:
-                await watched.wait()
-                yield
-            finally:
-                for task in serving:
-                    task.cancel()
+async def follow_store(
+    events: AsyncIterator[Event], facts: Facts, objects: Objects, bell: Bell, health: Health
+) -> None:
+    """Ring whom the store's events are about; all, where they may be about all."""
+    async for event in events:
+        health.hears("store")
+        changed = facts.observe(event)
+        bell.ring(everything(objects, facts) if changed is None else changed)
 
 
-async def _keep_watching(registry: kopf.OperatorRegistry, watched: asyncio.Event) -> None:
+def everything(objects: Objects, facts: Facts) -> set[ResourceName]:
+    """Every object, and every intent that may have lost its object."""
+    stored = (facts.name_of(key) for key in facts.intents)
+    return {*objects, *(name for name in stored if name is not None)}
+
+
+async def resync(
+    cluster: Cluster, objects: Objects, facts: Facts, bell: Bell, *, every_seconds: float
+) -> None:
+    """Look at everything now and then, so that nothing that a watch missed stays missed."""
+    while True:
+        await asyncio.sleep(every_seconds)
+        known = {name: objects.get(name) for name in objects}
+        try:
+            listed = {plural: await cluster.list(plural) for plural in KINDS}
+        except StoreUnavailable as error:
+            log.warning("no resync", error=str(error))
+            continue
+        for plural, bodies in listed.items():
+            there = {ResourceName.of(plural, body) for body in bodies}
+            for body in bodies:
+                objects.seen(plural, body)
+            for name, was in known.items():  # what came after the list is in neither
+                if name.plural == plural and name not in there and was is not None:
+                    objects.gone(plural, was)
+        bell.ring(everything(objects, facts) | known.keys())
+
+
+async def keep_watching(
+    cluster: Cluster,
+    objects: Objects,
+    bell: Bell,
+    health: Health,
+    *,
+    namespaces: Sequence[str],
+    on_watched: Callable[[], None],
+) -> None:
     """Run kopf until cancelled, anew as long as it finds none of our resources.
 
     kopf looks once, at its start, and goes on blind if an API server that is starting too does not
     yet know our CRDs.
     """
+    registry = _registry(cluster, objects, bell, health)
     while True:
         insights, stop = Insights(), asyncio.Event()
         kopf_task = asyncio.create_task(
@@ -80,7 +108,8 @@ async def _keep_watching(registry: kopf.OperatorRegistry, watched: asyncio.Event
                 registry=registry,
                 settings=_kopf_settings(),
                 insights=insights,
-                clusterwide=True,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
                 standalone=True,
                 stop_flag=stop,
             )
@@ -88,27 +117,39 @@ async def _keep_watching(registry: kopf.OperatorRegistry, watched: asyncio.Event
         found = asyncio.create_task(insights.ready_resources.wait())
         try:
             await asyncio.wait({kopf_task, found}, return_when=asyncio.FIRST_COMPLETED)
-            if insights.watched_resources:
-                watched.set()
+            has_found = len(insights.watched_resources) == len(KINDS)
+            if has_found:
+                on_watched()
                 await asyncio.wait({kopf_task})
         finally:
             found.cancel()
             stop.set()
             await kopf_task
-        if watched.is_set():
+        if has_found:
             raise Internal("kopf ended by itself", remedy="see its log, and restart the operator")
         log.warning("custom resources are not served yet", group=GROUP)
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _registry(cluster: Cluster, bell: Bell) -> kopf.OperatorRegistry:
+def _registry(
+    cluster: Cluster, objects: Objects, bell: Bell, health: Health
+) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(cluster.login)
 
     # Raw events need neither a finalizer nor kopf's annotations; an error in them would be lost.
+    def heard(plural: Plural, event: kopf.RawEvent) -> None:
+        health.hears(plural)
+        told = objects.gone if event["type"] == "DELETED" else objects.seen
+        bell.ring(told(plural, event["object"]))
+
     @kopf.on.event(GROUP, VERSION, MODELS, registry=registry)
-    def changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        bell.ring(ResourceName.of(body), None if event["type"] == "DELETED" else dict(body))
+    def model_changed(event: kopf.RawEvent, **_: object) -> None:
+        heard(MODELS, event)
+
+    @kopf.on.event(GROUP, VERSION, TIER_SETS, registry=registry)
+    def tier_set_changed(event: kopf.RawEvent, **_: object) -> None:
+        heard(TIER_SETS, event)
 
     return registry
 
@@ -116,8 +157,11 @@ def _registry(cluster: Cluster, bell: Bell) -> kopf.OperatorRegistry:
 def _kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
-    settings.scanning.disabled = True  # needs fewer rights; _keep_watching does its work
-    # Proxies drop silent connections: end watches ourselves before they do.
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
+    settings.scanning.disabled = True  # needs fewer rights; keep_watching does its work
+    settings.watching.server_timeout = SERVER_SECONDS
+    settings.watching.client_timeout = SERVER_SECONDS + 30
+    # A silent connection may be a dead one; the server's bookmarks come once a minute.
+    settings.watching.inactivity_timeout = 90.0
+    settings.networking.request_timeout = 30.0
+    settings.process.ultimate_exiting_timeout = 10.0  # a pod's grace is 30 s
     return settings

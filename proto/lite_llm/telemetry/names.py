@@ -257,6 +257,9 @@ RECONCILE_DURATION_SECONDS = Histogram(
 RECONCILE_ERRORS_TOTAL = Counter(
     "lite_llm_reconcile_errors_total", "Reconciliations that failed.", _OPERATOR, (CONTROLLER,)
 )
+RECONCILE_WAITING = Gauge(
+    "lite_llm_reconcile_waiting", "Objects that wait to be reconciled.", _OPERATOR
+)
 WATCH_LAST_EVENT_AGE_SECONDS = Gauge(
     "lite_llm_watch_last_event_age_seconds",
     "Time since a watch last heard from the metadata store.",
