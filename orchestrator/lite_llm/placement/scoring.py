@@ -92,19 +92,27 @@ def best_serving(
     It is the one that :func:`best` would choose, but few are looked at: all that the request has
     nothing to do with differ by their queues only, and these are sorted.
     """
-    weights, special = wish.weights, wish.hits.keys() | wish.pending.keys() | set(wish.shunned)
+    held_by, queue = view.held.get(model, {}), view.queues.get(model)
+    special = wish.hits.keys() | wish.pending.keys() | set(wish.shunned)
+    gamma = wish.weights.gamma
     groups: list[tuple[Key, Queue]] = []
-    for alike in idlest(view.serving.queues.get(model, ()), special | set(left_out)):
-        waiting, running = alike[0][:2]
-        key = (False, False, round(weights.gamma * waiting / TIE_SECONDS), 0, running)
-        if groups and key > groups[0][0]:
-            break
-        groups.append((key, alike))
-    for node in special.difference(left_out):
-        agent = view.facts.get(node)
-        if agent and not agent.excluded and model in view.serving.served.get(node, ()):
+    if queue is not None:
+        for alike in idlest(queue, special | set(left_out)):
+            waiting, running = alike[0][:2]
+            score = round(gamma * waiting / TIE_SECONDS)
+            if groups and score > groups[0][0][2]:
+                break
+            groups.append(((False, False, score, 0, running), alike))
+    for node in held_by if queue is None else special & held_by.keys():
+        held, agent = held_by[node], view.facts.get(node)
+        if held.serves and agent and not agent.excluded and node not in left_out:
+            if node in special:
+                key = _key(view, agent, held, 0, 0, wish)
+            else:
+                score = round(gamma * agent.waiting / TIE_SECONDS)
+                key = (False, False, score, 0, agent.running)
             rank = Rank(agent.waiting, agent.running, agent.salt, node)
-            groups.append((_key(view, agent, view.held[model][node], 0, 0, wish), [rank]))
+            groups.append((key, [rank]))
     lowest = min((key for key, _ in groups), default=None)
     ties = [alike for key, alike in groups if key == lowest]
     if len(ties) == 1:
@@ -121,7 +129,8 @@ def best(
     delta, gamma = wish.weights.delta * (num_bytes or NOMINAL_BYTES), wish.weights.gamma
     offset = wish.weights.alpha * level
     special = held_by.keys() | wish.hits.keys() | wish.pending.keys() | set(wish.shunned)
-    lowest, ties, num_models = NOBODY, list[tuple[int, str]](), view.num_models
+    lowest, ties = NOBODY, list[tuple[int, str]]()
+    num_models = dict(view.num_models.items())
     for agent in candidates:
         node = agent.node
         if node in special:
@@ -129,8 +138,10 @@ def best(
         else:  # what most agents are, of a fleet of a thousand
             score = offset + delta * agent.seconds_per_byte[level] + gamma * agent.waiting
             lacks_room = agent.free_bytes < num_bytes and agent.capacity_bytes > 0
-            count = num_models.get(node, 0)
-            key = (False, lacks_room, round(score / TIE_SECONDS), count, agent.running)
+            rounded = round(score / TIE_SECONDS)
+            if rounded > lowest[2] and lacks_room >= lowest[1] and not lowest[0]:
+                continue
+            key = (False, lacks_room, rounded, num_models.get(node, 0), agent.running)
         if key < lowest:
             lowest, ties = key, []
         if key == lowest:

@@ -1,15 +1,14 @@
-"""Who serves each model, least busy first: kept with the view, so that no choice looks at all."""
+"""Who serves the models that many agents serve, least busy first: no choice has to look at all."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lite_llm.contracts import ModelRef
 from lite_llm.placement.facts import AgentFacts, Held
-from lite_llm.placement.sharing import changed, shared
+from lite_llm.placement.sharing import SMALL, all_changed, changed, shared
 
 
 class Rank(NamedTuple):
@@ -25,56 +24,56 @@ Queue = Sequence[Rank]
 """Of one model, ascending; never modified."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServingIndex:
-    """Of a whole view. What becomes of it after a change shares the rest with it."""
-
-    queues: Mapping[ModelRef, Queue]
-    """Of agents that can be chosen; models that none serves are left out."""
-    served: Mapping[str, frozenset[ModelRef]]
-    """By node, whether it can be chosen or not."""
-
-    def with_agent(self, node: str, old: AgentFacts | None, new: AgentFacts | None) -> ServingIndex:
-        """After a heartbeat of ``node``, or its end."""
-        before, after = _rank(old), _rank(new)
-        models = self.served.get(node, frozenset())
-        if before == after or not models:
-            return self
-        queues = self.queues
-        for model in models:
-            queues = _moved(queues, model, before, after)
-        return ServingIndex(queues, self.served)
-
-    def with_held(
-        self, model: ModelRef, node: str, held: Held | None, agent: AgentFacts | None
-    ) -> ServingIndex:
-        """After ``node``, of which ``agent`` is known, told what it holds of ``model``."""
-        before = self.served.get(node, frozenset())
-        serves = held is not None and held.serves
-        if serves == (model in before):
-            return self
-        now, rank = before | {model} if serves else before - {model}, _rank(agent)
-        queues = _moved(self.queues, model, None if serves else rank, rank if serves else None)
-        return ServingIndex(queues, changed(self.served, node, now or None))
+Queues = Mapping[ModelRef, Queue]
+"""Of models that more than ``SMALL`` agents serve, with those of the agents that can be chosen."""
 
 
-EMPTY = ServingIndex({}, {})
-
-
-def index_of(
+def queues_of(
     facts: Mapping[str, AgentFacts], held: Mapping[ModelRef, Mapping[str, Held]]
-) -> ServingIndex:
+) -> Queues:
     """Of these agents, and of what they hold."""
-    queues: dict[ModelRef, Queue] = {}
-    served: dict[str, set[ModelRef]] = {}
-    for model, by_node in held.items():
-        nodes = [node for node, one in by_node.items() if one.serves]
-        if queue := sorted(rank for node in nodes if (rank := _rank(facts.get(node)))):
-            queues[model] = queue
-        for node in nodes:
-            served.setdefault(node, set()).add(model)
-    frozen = {node: frozenset(models) for node, models in served.items()}
-    return ServingIndex(shared(queues), shared(frozen))
+    found = ((model, _queue_of(by_node, facts)) for model, by_node in held.items())
+    return shared({model: queue for model, queue in found if queue is not None})
+
+
+def after_heartbeat(
+    queues: Queues,
+    held: Mapping[ModelRef, Mapping[str, Held]],
+    old: AgentFacts | None,
+    new: AgentFacts | None,
+) -> Queues:
+    """Of a node, or after its end."""
+    before, after = _rank(old), _rank(new)
+    agent = old or new
+    if before == after or agent is None:
+        return queues
+    return all_changed(
+        queues,
+        [
+            (model, _moved(queue, before, after))
+            for model, queue in queues.items()
+            if (one := held[model].get(agent.node)) is not None and one.serves
+        ],
+    )
+
+
+def after_residency(
+    queues: Queues,
+    model: ModelRef,
+    by_node: Mapping[str, Held],
+    facts: Mapping[str, AgentFacts],
+) -> Queues:
+    """After an agent began to serve ``model`` or ended that, so that ``by_node`` hold it now."""
+    return changed(queues, model, _queue_of(by_node, facts))
+
+
+def _queue_of(by_node: Mapping[str, Held], facts: Mapping[str, AgentFacts]) -> Queue | None:
+    if len(by_node) <= SMALL:
+        return None
+    serving = [node for node, held in by_node.items() if held.serves]
+    if len(serving) <= SMALL:
+        return None
+    return sorted(rank for node in serving if (rank := _rank(facts.get(node))) is not None)
 
 
 def idlest(queue: Queue, left_out: Collection[str]) -> Iterator[Queue]:
@@ -98,12 +97,10 @@ def _rank(agent: AgentFacts | None) -> Rank | None:
     return Rank(agent.waiting, agent.running, agent.salt, agent.node)
 
 
-def _moved(
-    queues: Mapping[ModelRef, Queue], model: ModelRef, old: Rank | None, new: Rank | None
-) -> Mapping[ModelRef, Queue]:
-    queue = list(queues.get(model, ()))
-    if old is not None:
-        del queue[bisect_left(queue, old)]
-    if new is not None:
-        insort(queue, new)
-    return changed(queues, model, queue or None)
+def _moved(old: Queue, before: Rank | None, after: Rank | None) -> Queue:
+    queue = list(old)
+    if before is not None:
+        del queue[bisect_left(queue, before)]
+    if after is not None:
+        insort(queue, after)
+    return queue

@@ -19,13 +19,19 @@ SHARDS = 64  # a power of two
 
 def changed(old: Mapping[K, V], key: K, value: V | None) -> Mapping[K, V]:
     """``old`` with ``value`` at ``key``, or without ``key`` if that is None."""
+    return all_changed(old, ((key, value),))
+
+
+def all_changed(old: Mapping[K, V], changes: Iterable[tuple[K, V | None]]) -> Mapping[K, V]:
+    """As :func:`changed`, of several keys, no two the same."""
     if isinstance(old, SharedMap):
-        return old.changed(key, value)
+        return old.changed(changes)
     new = dict(old)
-    if value is None:
-        new.pop(key, None)
-    else:
-        new[key] = value
+    for key, value in changes:
+        if value is None:
+            new.pop(key, None)
+        else:
+            new[key] = value
     return shared(new)
 
 
@@ -51,17 +57,21 @@ class SharedMap(Mapping[K, V]):
             shards[hash(key) % SHARDS][key] = value
         return cls(shards, len(entries))
 
-    def changed(self, key: K, value: V | None) -> SharedMap[K, V]:
-        """As :func:`changed`."""
-        at = hash(key) % SHARDS
-        shard = dict(self._shards[at])
-        before = len(shard)
-        if value is None:
-            shard.pop(key, None)
-        else:
-            shard[key] = value
-        shards = (*self._shards[:at], shard, *self._shards[at + 1 :])
-        return SharedMap(shards, self._num + len(shard) - before)
+    def changed(self, changes: Iterable[tuple[K, V | None]]) -> SharedMap[K, V]:
+        """As :func:`all_changed`."""
+        shards, num = list(self._shards), self._num
+        for key, value in changes:
+            at = hash(key) % SHARDS
+            shard = shards[at]
+            if shard is self._shards[at]:
+                shard = shards[at] = dict(shard)
+            num -= len(shard)
+            if value is None:
+                shard.pop(key, None)
+            else:
+                shard[key] = value
+            num += len(shard)
+        return SharedMap(tuple(shards), num)
 
     def __getitem__(self, key: K) -> V:
         return self._shards[hash(key) % SHARDS][key]

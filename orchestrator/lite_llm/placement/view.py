@@ -24,7 +24,7 @@ from lite_llm.contracts.keyspace import (
 )
 from lite_llm.metastore import Deleted, Entry, Event, Snapshot, Written
 from lite_llm.placement.facts import AgentFacts, Held, facts_of, held_of
-from lite_llm.placement.serving import EMPTY, ServingIndex, index_of
+from lite_llm.placement.serving import Queues, after_heartbeat, after_residency, queues_of
 from lite_llm.placement.sharing import changed, shared
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
@@ -66,8 +66,8 @@ class ClusterView:
     """Bytes of models of which some agent tells it: the most that any does."""
     num_models: Mapping[str, int] = field(default_factory=dict)
     """That agents hold something of or are to load, by node."""
-    serving: ServingIndex = EMPTY
-    """Who serves what, least busy first."""
+    queues: Queues = field(default_factory=dict)
+    """Who serves the models that many serve, least busy first."""
     avoided: frozenset[str] = frozenset()
     """Nodes of agents that this orchestrator can't talk to for now; no business of the store's."""
 
@@ -153,7 +153,7 @@ def view_of(
         held=shared({model: shared(by_node) for model, by_node in held.items()}),
         sizes=shared({model: size for model, nodes in held.items() if (size := _size(nodes))}),
         num_models=shared(Counter(node for by_node in held_and_claimed for node in by_node)),
-        serving=index_of(facts, held),
+        queues=queues_of(facts, held),
     )
 
 
@@ -171,14 +171,16 @@ def _with(view: ClusterView, revision: int, key: Key | None, value: Message | No
                 revision=revision,
                 agents=agents,
                 facts=changed(view.facts, node, facts),
-                serving=view.serving.with_agent(node, known, facts),
+                queues=after_heartbeat(view.queues, view.held, known, facts),
             )
         case ResidencyKey(model, node), Residency() | None:
             residencies = _set_in(view.residencies, model, node, value)
             before, held = _in(view.held, model, node), None if value is None else held_of(value)
             if held == before:
                 return replace(view, revision=revision, residencies=residencies)
-            all_held = _set_in(view.held, model, node, held)
+            all_held, queues = _set_in(view.held, model, node, held), view.queues
+            if (before is not None and before.serves) != (held is not None and held.serves):
+                queues = after_residency(queues, model, all_held.get(model, {}), view.facts)
             return replace(
                 view,
                 revision=revision,
@@ -186,7 +188,7 @@ def _with(view: ClusterView, revision: int, key: Key | None, value: Message | No
                 held=all_held,
                 sizes=_sized(view.sizes, all_held, model, before, held),
                 num_models=_counted(view, view.residencies, model, node, value),
-                serving=view.serving.with_held(model, node, held, view.facts.get(node)),
+                queues=queues,
             )
         case AssignmentKey(model, node), Assignment() | None:
             return replace(

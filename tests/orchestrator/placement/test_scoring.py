@@ -19,6 +19,7 @@ from lite_llm.placement import (
     Load,
     PrefixIndex,
     Serve,
+    Wait,
     Weights,
     Wish,
     advanced,
@@ -66,11 +67,17 @@ def lying(
 
 
 def fleet(
-    *agents: AgentStatus, held: tuple[Residency, ...] = (), uri: str = "s3://store/m"
+    *agents: AgentStatus,
+    held: tuple[Residency, ...] = (),
+    uri: str = "s3://store/m",
+    spec: ModelSpec | None = None,
 ) -> ClusterView:
+    declared = ModelSpec(ref=ref_to_proto(MODEL), source=ModelSource(uri=uri))
+    if spec is not None:
+        declared.MergeFrom(spec)
     return view_of(
         3,
-        models={MODEL: ModelSpec(ref=ref_to_proto(MODEL), source=ModelSource(uri=uri))},
+        models={MODEL: declared},
         agents={agent.node: agent for agent in agents},
         residencies={MODEL: {residency.node: residency for residency in held}},
     )
@@ -157,6 +164,20 @@ INIT = ModelState.INIT
             ),
             {}, "b", id="room before queue",
         ),
+        pytest.param(
+            fleet(
+                status("a", labels={"zone": "1"}), status("b", labels={"zone": "2", "gpu": "h200"}),
+                spec=ModelSpec(agent_labels={"zone": "2"}),
+            ),
+            {}, "b", id="where the model's labels are",
+        ),
+        pytest.param(
+            fleet(
+                status("a", media=[memory(4 * GB)]), status("b", media=[memory(80 * GB)]),
+                spec=ModelSpec(memory_bytes=8 * GB),
+            ),
+            {}, "b", id="as much memory as is declared",
+        ),
     ],
 )  # fmt: skip
 def test_choice(view: ClusterView, wish: dict[str, Any], node: str) -> None:
@@ -190,6 +211,14 @@ def test_every_term_is_told() -> None:
     weights = best.weights
     assert best.score == pytest.approx(-weights.beta * 0.5 + weights.gamma * 2)
     assert [each.excluded for each in told.candidates] == ["", "draining", "too little memory"]
+
+
+def test_labels_that_no_agent_has_are_told() -> None:
+    view = fleet(status("a"), spec=ModelSpec(agent_labels={"gpu": "h200"}))
+    plan = plan_for(view, MODEL)
+    assert isinstance(plan, Wait)
+    assert plan.reason == "no agent with gpu=h200 is healthy and takes new models"
+    assert explained(view, MODEL, Wish()).candidates[0].excluded == "is not gpu=h200"
 
 
 @given(st.data())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lite_llm.contracts import ModelRef, ModelState
 from lite_llm.contracts.keyspace import AgentKey, ModelKey, ResidencyKey, key_of
 from lite_llm.metastore import Deleted, Entry, Event, Written
-from lite_llm.placement import ClusterView, Weights, Wish, advanced, snapshot
+from lite_llm.placement import ClusterView, Weights, Wish, advanced, serving, snapshot
 from lite_llm.placement.scoring import best, best_serving
 from lite_llm.placement.sharing import SharedMap, changed, shared
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Health, Residency, TierResidency
@@ -21,6 +23,13 @@ from lite_llm.wire.values import state_to_proto
 MODELS = [ModelRef("default", name) for name in ("a", "b")]
 NODES = [f"n{number}" for number in range(6)]
 small = st.integers(0, 3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_are_many() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "SMALL", 2)
+        yield
 
 
 @st.composite
@@ -88,7 +97,7 @@ def test_the_index_chooses_whom_a_look_at_all_would(
 ) -> None:
     spec = (key_of(ModelKey(MODELS[0])), dumps(ModelSpec(ref=ref_to_proto(MODELS[0]))))
     view, _ = grown([spec, *changes])
-    serving = [
+    candidates = [
         view.facts[node]
         for node, held in view.held.get(MODELS[0], {}).items()
         if held.serves
@@ -96,7 +105,7 @@ def test_the_index_chooses_whom_a_look_at_all_would(
         and not view.facts[node].excluded
         and node not in left_out
     ]
-    chosen = best(view, MODELS[0], serving, Wish(**wish))
+    chosen = best(view, MODELS[0], candidates, Wish(**wish))
     quick = best_serving(view, MODELS[0], Wish(**wish), left_out)
     assert quick == (chosen and chosen.node)
 
