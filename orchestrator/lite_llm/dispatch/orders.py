@@ -20,12 +20,15 @@ from lite_llm.placement.sources import loadable
 from lite_llm.proto.v1.agent_pb2 import (
     AgentStatus,
     DrainRequest,
+    ExpertMap,
+    ExpertMapRequest,
     LoadRequest,
+    Residency,
     SleepRequest,
     UnloadRequest,
 )
 from lite_llm.proto.v1.generate_pb2 import LoadProgress
-from lite_llm.proto.v1.model_pb2 import Medium, ModelSpec
+from lite_llm.proto.v1.model_pb2 import Medium, ModelSpec, ModelState
 from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
 from lite_llm.wire import closing_call, dumps, loads, ref_to_proto
 
@@ -102,6 +105,21 @@ class Orders:
                 raise failure_of(error, node) from error
         return int(drained.handed_over)
 
+    async def experts(self, model: ModelRef, node: str = "") -> ExpertMap:
+        """Where each expert of the model lies on ``node``, or on the first agent that serves it;
+        without layers if nobody does."""
+        self._spec(model)
+        held = self._views.value.residencies.get(model, {})
+        serving = sorted(each for each, held_there in held.items() if _serves(held_there))
+        if not (node or serving):
+            return ExpertMap(model=ref_to_proto(model))
+        agent = self._agent(node or serving[0])
+        with self._agents.stub(agent) as stub:
+            try:
+                return await stub.Experts(ExpertMapRequest(model=ref_to_proto(model)))
+            except grpc.aio.AioRpcError as error:
+                raise failure_of(error, agent.node) from error
+
     async def pin(self, model: ModelRef, node: str, *, pinned: bool) -> None:
         """Keep the model on ``node`` whatever happens, or no longer."""
         self._spec(model)
@@ -162,3 +180,7 @@ class Orders:
         if spec is None:
             raise ModelNotFound(f"the model {model} does not exist", where="model")
         return spec
+
+
+def _serves(residency: Residency) -> bool:
+    return residency.state in (ModelState.MODEL_STATE_ACTIVE, ModelState.MODEL_STATE_EXPANDING)

@@ -11,15 +11,17 @@ from aiohttp.typedefs import Handler, Middleware
 from lite_llm.tenants import ANYBODY, Keys, Tenant
 
 TENANT = web.RequestKey("tenant", Tenant)
-"""Who asks; set for everything below ``/v1/``."""
+"""Who asks; set for everything below these paths."""
+
+_ASKED = ("/v1/", "/lite-llm/v1/")
 
 
 def authenticating(keys: Keys) -> Middleware:
-    """Refuses requests below ``/v1/`` that carry no key of anybody."""
+    """Refuses requests to the API, OpenAI's and our own, that carry no key of anybody."""
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/v1/"):
+        if request.path.startswith(_ASKED):
             request[TENANT] = keys.tenant(request.headers.get("Authorization", ""))
         return await handler(request)
 

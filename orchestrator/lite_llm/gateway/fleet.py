@@ -1,4 +1,4 @@
-"""The view as gRPC clients see it: whole, and by what changed."""
+"""The view as clients see it: whole, and by what changed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def model_views(view: ClusterView, models: Iterable[ModelRef]) -> list[ModelView
         ModelView(
             spec=view.models[model],
             residencies=[held for _, held in sorted(view.residencies.get(model, {}).items())],
+            scaling=view.scalings.get(model),
+            ingestion=view.ingestions.get(model),
         )
         for model in sorted(models)
     ]
@@ -28,6 +30,8 @@ def difference(old: ClusterView, new: ClusterView) -> ViewEvent:
         for model, spec in new.models.items()
         if spec is not old.models.get(model)
         or new.residencies.get(model) is not old.residencies.get(model)
+        or new.scalings.get(model) is not old.scalings.get(model)
+        or new.ingestions.get(model) is not old.ingestions.get(model)
     }
     return ViewEvent(
         view_revision=new.revision,

@@ -14,11 +14,10 @@ from lite_llm.dispatch import Dispatcher, Loads, Orders
 from lite_llm.gateway.authentication import caller
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
-from lite_llm.gateway.model_list import not_found
+from lite_llm.gateway.model_list import check_sees
 from lite_llm.openai.schema.sampling import MAX_N
 from lite_llm.placement import ClusterView, Observed
-from lite_llm.proto.v1 import model_pb2
-from lite_llm.proto.v1.agent_pb2 import DrainResponse
+from lite_llm.proto.v1.agent_pb2 import DrainResponse, ExpertMap, ExpertMapRequest
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_CANCELLED,
     GenerateEvent,
@@ -47,7 +46,7 @@ from lite_llm.proto.v1.orchestrator_pb2 import (
 )
 from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorServicer
 from lite_llm.telemetry import Metrics
-from lite_llm.tenants import Admission, Keys, Tenant
+from lite_llm.tenants import Admission, Keys
 from lite_llm.wire import ref_from_proto, start_of
 
 SERVICE = DESCRIPTOR.services_by_name["Orchestrator"].full_name
@@ -83,16 +82,16 @@ class OrchestratorService(OrchestratorServicer):
         tenant = caller(context, self._keys)
         start = await start_of(request_iterator)
         _check_count(start)
-        _check_sees(tenant, start.model)
+        check_sees(tenant, ref_from_proto(start.model))
         tenant.stamp(start)
         sequence, usage = start.resume.next_sequence, Usage()
         try:
             async with (
                 _until_cancelled(request_iterator),
                 self._admission.admitted(tenant, start.sampling.n or 1),
-                aclosing(measured(self._dispatcher, start, self._metrics)) as events,
+                aclosing(measured(self._dispatcher, start, self._metrics)) as batches,
             ):
-                async for event in events:
+                async for event in (event async for batch in batches for event in batch):
                     sequence = event.sequence + 1
                     usage.prompt_tokens += event.started.prompt_tokens
                     usage.completion_tokens += len(event.tokens.token_ids)
@@ -136,12 +135,17 @@ class OrchestratorService(OrchestratorServicer):
         handed_over = await self._orders.drain(request.node, request.grace_seconds)
         return DrainResponse(handed_over=handed_over)
 
+    async def Experts(self, request: ExpertMapRequest, context: Context) -> ExpertMap:
+        """Where each expert of a model lies on the node, or on one that serves it."""
+        caller(context, self._keys).check_admin()
+        return await self._orders.experts(ref_from_proto(request.model), request.node)
+
     async def ScoreAgents(
         self, request: ScoreAgentsRequest, context: Context
     ) -> RoutingExplanation:
         """Every agent, the best first; with a prompt, as for a request with that prompt."""
         tenant = caller(context, self._keys)
-        _check_sees(tenant, request.model)
+        check_sees(tenant, ref_from_proto(request.model))
         start = GenerateStart(model=request.model, token_ids=request.prompt, tenant=tenant.name)
         return self._dispatcher.explain(start)
 
@@ -169,11 +173,6 @@ class OrchestratorService(OrchestratorServicer):
                 if view.is_synced and not (known.is_synced and is_empty(event)):
                     yield event
                 known = view
-
-
-def _check_sees(tenant: Tenant, model: model_pb2.ModelRef) -> None:
-    if not tenant.sees(ref_from_proto(model)):
-        raise not_found(f"{model.namespace}/{model.name}")
 
 
 def _check_count(start: GenerateStart) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from lite_llm.console import add_console
 from lite_llm.dispatch import (
     Dispatcher,
     Orders,
@@ -105,6 +106,7 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
         app = make_app(
             dispatcher, views, metrics, keys, admission, max_body_bytes=settings.max_body_bytes
         )
+        add_console(app, dispatcher, orders, views, metrics)
         http_address = await house.enter_async_context(
             serving_http(app, settings.listen_http, grace_seconds=settings.grace_seconds)
         )
