@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
 import torch
 
 from lite_llm.contracts.errors import LiteLLMError, OverBudget
@@ -25,7 +24,7 @@ from lite_llm.experts.fetching import Fetcher, Stored, work_room
 from lite_llm.experts.packing import Packing
 from lite_llm.experts.record_layout import RecordLayout, layout_of
 from lite_llm.experts.settings import ExpertSettings
-from lite_llm.experts.slot_table import SlotTable
+from lite_llm.experts.slot_table import Load, SlotTable
 from lite_llm.experts.slots import HotSlot, hot_memory
 from lite_llm.experts.step_rows import StepRows
 from lite_llm.experts.tracing import Tracing
@@ -70,8 +69,8 @@ class ExpertCache:
         """Of each layer's experts, by their rows of the router."""
         self._stored: list[Stored] = []
         self._visits_since_miss = 0
-        self.uses_N = np.zeros(len(self.keys), np.int64)
-        """How often a layer asked for each."""
+        self._settled: list[ExpertWeights | None] = [None] * len(self.keys)
+        """Of experts that are in their slots for certain, what products need."""
         known: dict[RecordLayout, RecordLayout] = {}
         for layer, records in sorted(layers.items()):
             first, rows = len(self._stored), [record.router_row for record in records]
@@ -101,6 +100,7 @@ class ExpertCache:
             held.callback(self.slots.clear)
             self._passage = self.slots[num_slots:]
             held.callback(self._passage.clear)
+            held.callback(self._settled.clear)
             self.fetcher = Fetcher(self._stored, every, memory.copier, reader, settings)
             held.callback(self.fetcher.close)
             if settings.trace is not None:
@@ -127,7 +127,7 @@ class ExpertCache:
         except OverBudget:
             return False
         for load in loads:
-            self.fetcher.start(load.place.key, self.slots[load.place.slot], HELD_URGENCY)
+            self.fetcher.start(load.place.key, self._slot_of(load), HELD_URGENCY)
         return True
 
     def bank(self, layer: int) -> TieredBank:
@@ -137,23 +137,27 @@ class ExpertCache:
     def bring(self, layer: int, experts: Sequence[int], prompts: Collection[int]) -> Waves:
         """Waves of a layer's experts (see :class:`Bank`); ``prompts``: that no row decodes with."""
         ordered = sorted(experts)
+        self._visits_since_miss += 1
+        if self.log is None and not prompts:
+            settled = [self._settled[expert] for expert in experts]
+            if None not in settled:
+                self.table.touch(layer, ordered)
+                yield Wave(settled)  # type: ignore[arg-type]  # mypy knows no such test of a list
+                return
         decision = self.table.demand(
             layer,
             [expert for expert in ordered if expert not in prompts],
             [expert for expert in ordered if expert in prompts],
         )
         slots = {place.key: self.slots[place.slot] for place in decision.hits}
-        for load in decision.loads:
-            slots[load.place.key] = self.slots[load.place.slot]
-        self.uses_N[ordered] += 1
-        self._visits_since_miss += 1
+        slots |= {load.place.key: self._slot_of(load) for load in decision.loads}
         if decision.loads or decision.bypassed:
             self._visits_since_miss = 0
         try:
             if len(slots) == len(experts) and all(
                 slot.holds(expert) for expert, slot in slots.items()
             ):
-                yield Wave([self.weights(expert, slots[expert]) for expert in experts])
+                yield Wave([self._settle(expert, slots[expert]) for expert in experts])
                 _used(slots.values())
                 return
             number = {expert: place for place, expert in enumerate(experts)}
@@ -163,8 +167,9 @@ class ExpertCache:
                     errors[number[expert]] = error
                     if (place := self.table.find(expert)) is not None:
                         self.table.failed(place)
+                        self._settled[expert] = None
                 ready.sort(key=number.__getitem__)
-                weights = [self.weights(expert, slots[expert]) for expert in ready]
+                weights = [self._settle(expert, slots[expert]) for expert in ready]
                 yield Wave(weights, [number[expert] for expert in ready])
                 _used(slots[expert] for expert in ready)
             if errors:
@@ -227,8 +232,8 @@ class ExpertCache:
             expert = self.numbers[layer][row]
             load = self.table.want(expert, probability)
             if load is not None:
-                slot = self.slots[load.place.slot]
-                self.fetcher.expect(expert, slot, probability, distance / max(probability, 1e-3))
+                urgency = distance / max(probability, 1e-3)
+                self.fetcher.expect(expert, self._slot_of(load), probability, urgency)
 
     @property
     def has_missed_lately(self) -> bool:
@@ -237,6 +242,19 @@ class ExpertCache:
         As counts alone say it, this is the same in every run.
         """
         return self._visits_since_miss <= FORGETTING_VISITS * len(self.numbers)
+
+    def _slot_of(self, load: Load[int]) -> HotSlot:
+        """Where it goes; who was there is not, from now on."""
+        if load.victim is not None:
+            self._settled[load.victim] = None
+        return self.slots[load.place.slot]
+
+    def _settle(self, expert: int, slot: HotSlot) -> ExpertWeights:
+        """Of an expert that the slot holds, and keeps if it is the table's."""
+        weights = self.weights(expert, slot)
+        if slot.is_ours and slot not in self._passage:
+            self._settled[expert] = weights
+        return weights
 
     def weights(self, expert: int, slot: HotSlot) -> ExpertWeights:
         """Of an expert that the slot holds."""

@@ -33,7 +33,7 @@ class ExpertMeasures:
         self._metrics: Any = metrics  # of any kind of metric
         self._steps = 0
         self._told: dict[tuple[str, ...], float] = {}
-        self._uses_N = cache.uses_N.copy()
+        self._uses_N = cache.table.uses_N.copy()
         self._is_thrashing = False
 
     def stepped(self) -> None:
@@ -66,9 +66,9 @@ class ExpertMeasures:
         self._set(names.EXPERT_SLOTS, table.num_pinned, state="pinned")
         if asked := hits + loads + passed:
             self._warn((loads + passed) / asked)
-            starved = int((self._cache.uses_N == self._uses_N).sum())
+            starved = int((self._cache.table.uses_N == self._uses_N).sum())
             self._set(names.EXPERTS_STARVED, starved)
-            self._uses_N = self._cache.uses_N.copy()
+            self._uses_N = self._cache.table.uses_N.copy()
 
     def _warn(self, share: float) -> None:
         self._set(names.EXPERT_MISS_SHARE, share)

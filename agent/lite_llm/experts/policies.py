@@ -44,6 +44,8 @@ class History:
         """Tick of the last use by decoding, 0 for none."""
         self.count_N: Ints = np.zeros(num, np.int64)
         """Uses by decoding."""
+        self.uses_N: Ints = np.zeros(num, np.int64)
+        """Uses by anybody."""
         self.stay_count_N: Ints = np.zeros(num, np.int64)
         """Uses since it came into the pool."""
         self.expected_N: Floats = np.zeros(num, np.float64)
@@ -57,6 +59,8 @@ class History:
         self.layer = layer
         if self._is_expecting:
             self.expected_N[self.slices[layer]] = 0.0
+        self.uses_N[decode] += 1
+        self.uses_N[prefill] += 1
         self.last_use_N[decode] = self.tick
         self.stay_count_N[decode] += 1
         if len(prefill):

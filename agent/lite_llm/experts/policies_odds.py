@@ -32,15 +32,15 @@ FORGET_AFTER: Final = 1 << 16
 """Visits, after which all counts are halved: a model's later habits weigh more."""
 
 _NUM_BUCKETS: Final = (len(AGES) + 1) * LEVELS * LEVELS
-_OLDEST: Final = 255
-_BUCKET_OF_AGE: Final = np.array(
-    [bisect_left(AGES, age) * LEVELS * LEVELS for age in range(_OLDEST + 1)], np.int64
+OLDEST: Final = 255
+BUCKET_OF_AGE: Final = np.array(
+    [bisect_left(AGES, age) * LEVELS * LEVELS for age in range(OLDEST + 1)], np.int64
 )
-_FINE: Final = 1024  # of the slow average, in which levels are narrower the lower they are
-_LEVEL_OF_SLOW: Final = np.array(
+FINE: Final = 1024  # of the slow average, in which levels are narrower the lower they are
+LEVEL_OF_SLOW: Final = np.array(
     [
-        sum(fine * LEVELS * LEVELS >= level * level * _FINE for level in range(1, LEVELS))
-        for fine in range(_FINE + 1)
+        sum(fine * LEVELS * LEVELS >= level * level * FINE for level in range(1, LEVELS))
+        for fine in range(FINE + 1)
     ],
     np.int64,
 )
@@ -53,40 +53,44 @@ class Odds:
         """``slices``: which experts are each layer's."""
         num = slices[-1].stop if slices else 0
         self._slices = slices
-        self._age_N: Ints = np.full(num, _OLDEST, np.int64)
-        self._fast_N: Floats = np.zeros(num)
-        self._slow_N: Floats = np.zeros(num)
-        self._bucket_N: Ints = np.full(num, _BUCKET_OF_AGE[_OLDEST], np.int64)
-        self._seen_B: Floats = np.zeros(_NUM_BUCKETS)
-        self._used_B: Floats = np.zeros(_NUM_BUCKETS)
+        self.age_N: Ints = np.full(num, OLDEST, np.int64)
+        self.fast_N: Floats = np.zeros(num)
+        self.slow_N: Floats = np.zeros(num)
+        self.bucket_N: Ints = np.full(num, BUCKET_OF_AGE[OLDEST], np.int64)
+        self.seen_B: Floats = np.zeros(_NUM_BUCKETS)
+        self.used_B: Floats = np.zeros(_NUM_BUCKETS)
         self._visits = 0
 
     def visit(self, layer: int, used: Ints) -> None:
         """The layer uses these of its experts, each once."""
         own = self._slices[layer]
-        bucket_E, age_E = self._bucket_N[own], self._age_N[own]
-        fast_E, slow_E = self._fast_N[own], self._slow_N[own]
-        np.add.at(self._seen_B, bucket_E, 1.0)
-        np.add.at(self._used_B, self._bucket_N[used], 1.0)
-        self._visits += 1
-        if self._visits % FORGET_AFTER == 0:
-            self._seen_B *= 0.5
-            self._used_B *= 0.5
+        bucket_E, age_E = self.bucket_N[own], self.age_N[own]
+        fast_E, slow_E = self.fast_N[own], self.slow_N[own]
+        np.add.at(self.seen_B, bucket_E, 1.0)
+        np.add.at(self.used_B, self.bucket_N[used], 1.0)
+        if self.count_visit():
+            self.seen_B *= 0.5
+            self.used_B *= 0.5
         age_E += 1
-        np.minimum(age_E, _OLDEST, out=age_E)
+        np.minimum(age_E, OLDEST, out=age_E)
         fast_E *= FAST_DECAY
         slow_E *= SLOW_DECAY
-        self._age_N[used] = 1
-        self._fast_N[used] += 1.0 - FAST_DECAY
-        self._slow_N[used] += 1.0 - SLOW_DECAY
-        np.take(_BUCKET_OF_AGE, age_E, out=bucket_E)
+        self.age_N[used] = 1
+        self.fast_N[used] += 1.0 - FAST_DECAY
+        self.slow_N[used] += 1.0 - SLOW_DECAY
+        np.take(BUCKET_OF_AGE, age_E, out=bucket_E)
         bucket_E += np.minimum(fast_E * LEVELS, LEVELS - 1).astype(np.int64) * LEVELS
-        bucket_E += _LEVEL_OF_SLOW[(slow_E * _FINE).astype(np.int64)]
+        bucket_E += LEVEL_OF_SLOW[(slow_E * FINE).astype(np.int64)]
+
+    def count_visit(self) -> bool:
+        """One more; whether all counts are to be halved now."""
+        self._visits += 1
+        return self._visits % FORGET_AFTER == 0
 
     def of(self, experts: Ints) -> Floats:
         """Each one's probability at the next visit of its layer, above 0 and below 1."""
-        bucket = self._bucket_N[experts]
-        guess = 0.4 * self._fast_N[experts] + 0.6 * self._slow_N[experts]
-        used = self._used_B[bucket] + PRIOR_WEIGHT * guess + 0.01
-        odds: Floats = used / (self._seen_B[bucket] + PRIOR_WEIGHT + 0.1)
+        bucket = self.bucket_N[experts]
+        guess = 0.4 * self.fast_N[experts] + 0.6 * self.slow_N[experts]
+        used = self.used_B[bucket] + PRIOR_WEIGHT * guess + 0.01
+        odds: Floats = used / (self.seen_B[bucket] + PRIOR_WEIGHT + 0.1)
         return odds

@@ -19,7 +19,7 @@ from lite_llm.experts.policies import Floats, History, Ints, Policy
 PROTECTED_VISITS: Final = 64
 """Steps after which an expert that decoding no longer uses may make room for a prompt's."""
 
-_NONE: Final[Ints] = np.empty(0, np.int64)
+NONE: Final[Ints] = np.empty(0, np.int64)
 
 
 class Entry(NamedTuple):
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     """-1 where the slot was free."""
 
 
-_NOBODY: Final = Entry(_NONE, _NONE)
+NOBODY: Final = Entry(NONE, NONE)
 
 
 class Outcome(NamedTuple):
@@ -82,7 +82,7 @@ class Pool:
         self._rank_N = _shuffled(num_experts, seed)
         self._demand_L = [0] * len(experts_of_layer_L)
 
-    def demand(self, layer: int, decode_D: Ints, prefill_P: Ints = _NONE) -> Outcome:
+    def demand(self, layer: int, decode_D: Ints, prefill_P: Ints = NONE) -> Outcome:
         """See :meth:`SlotTable.demand`; ``layer`` counts those that have experts."""
         self.history.visit(layer, decode_D, prefill_P)
         both = np.concatenate((decode_D, prefill_P)) if len(prefill_P) else decode_D
@@ -95,7 +95,7 @@ class Pool:
             self.counts.hits_by_prefetch += int(np.count_nonzero(self._is_unused_N[both]))
             self._is_unused_N[both] = False
         if num_hits == len(both):
-            return Outcome(both, _NOBODY, _NOBODY, _NONE)
+            return Outcome(both, NOBODY, NOBODY, NONE)
         decode, refused_D = self._admit(decode_D, prefill=False)
         prefill, refused_P = self._admit(prefill_P, prefill=True)
         bypassed = np.concatenate((refused_D, refused_P))
@@ -124,7 +124,7 @@ class Pool:
         num_free = len(self.free)
         number = len(newcomers) - num_free
         if number <= 0:
-            return newcomers, _NONE
+            return newcomers, NONE
         candidates = self._unpinned() if is_forced else self._candidates(prefill)
         worth = self.policy.worth(self.history, np.concatenate((candidates, newcomers)))
         worth, offered = worth[: len(candidates)], worth[len(candidates) :]
@@ -167,7 +167,7 @@ class Pool:
         """Slots for as many of those outside as may be, and those that remain there."""
         missing_M = wanted[self.slot_N[wanted] < 0]
         if not len(missing_M):
-            return _NOBODY, _NONE
+            return NOBODY, NONE
         is_selective = self.policy.is_selective
         newcomers, victims = self.choose(missing_M, prefill=prefill, is_selective=is_selective)
         entry = self.put(newcomers, victims, prefill)

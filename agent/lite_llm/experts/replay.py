@@ -14,8 +14,8 @@ import numpy as np
 
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.experts.belady import optimal_hits
+from lite_llm.experts.compiled_pool import CompiledPool
 from lite_llm.experts.policies import LFU, LRU, POLICIES, Ints, Policy
-from lite_llm.experts.pool import Pool
 from lite_llm.experts.traces import Demands, Trace
 
 
@@ -88,7 +88,7 @@ def replay(
 ) -> Tally:
     """Every demand in turn; with a ``lookahead``, what it names is prefetched after each."""
     demands = workload.demands
-    pool = Pool(workload.experts_of_layer_L, num_slots, policy, seed)
+    pool = CompiledPool(workload.experts_of_layer_L, num_slots, policy, seed)
     layers, starts = demands.layer_D.tolist(), demands.start_D.tolist()
     expert_A, is_prompts_A = demands.expert_A, demands.is_prompts_A
     has_prompts = bool(is_prompts_A.any())

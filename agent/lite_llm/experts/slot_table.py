@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from lite_llm.contracts.errors import Internal, OverBudget
+from lite_llm.experts.compiled_pool import CompiledPool
 from lite_llm.experts.events import EventLog, Happening
 from lite_llm.experts.policies import LRU, Ints, Policy
 from lite_llm.experts.pool import Counts, Entry, Pool
@@ -66,13 +67,14 @@ class SlotTable(Generic[K]):
         *,
         seed: int = 0,
         log: EventLog | None = None,
+        pool: type[Pool] = CompiledPool,
     ) -> None:
         """``layers``: experts of each layer that has any, in the order of their keys."""
         numbers = sorted(layers)
         self._layer = {number: index for index, number in enumerate(numbers)}
         self._keys = [key for number in numbers for key in layers[number]]
         self._number = {key: number for number, key in enumerate(self._keys)}
-        self._pool = Pool([len(layers[number]) for number in numbers], num_slots, policy, seed)
+        self._pool = pool([len(layers[number]) for number in numbers], num_slots, policy, seed)
         self._log = log
         self._place_N: list[Place[K] | None] = [None] * len(self._keys)
         self._generation_S = [0] * num_slots
@@ -98,6 +100,11 @@ class SlotTable(Generic[K]):
         """What happened so far."""
         return self._pool.counts
 
+    @property
+    def uses_N(self) -> Ints:
+        """How often each expert was demanded."""
+        return self._pool.history.uses_N
+
     def demand(self, layer: int, decode: Sequence[K], prefill: Sequence[K] = ()) -> Decision[K]:
         """A layer needs these experts now; ``prefill``: those that only rows of prompts chose.
 
@@ -122,6 +129,13 @@ class SlotTable(Generic[K]):
         self._note_all(Happening.BYPASS, outcome.bypassed)
         bypassed = tuple(self._keys[number] for number in outcome.bypassed.tolist())
         return Decision(hits, tuple(loads), bypassed)
+
+    def touch(self, layer: int, keys: Sequence[int]) -> None:
+        """A demand of experts that decode, by their ascending numbers, and that all are there.
+
+        Nothing is pinned: nobody may demand anything else until their kernels have run.
+        """
+        self._pool.demand(self._layer[layer], np.array(keys, np.int64))
 
     def release(self, decision: Decision[K]) -> None:
         """Its kernels have run. What failed meanwhile is left out."""
