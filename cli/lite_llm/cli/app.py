@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lite_llm.cli import checkpoint_commands, options
+from lite_llm.cli import checkpoint_commands, operator_command, options
 from lite_llm.cli.bench_commands import bench
 
 app = typer.Typer(
@@ -193,37 +193,16 @@ def agent(
         run(serve(running, settings, store))
 
 
-@app.command()
-def operator(
-    etcd: options.Etcd,
-    etcd_ca: options.EtcdCa = None,
-    etcd_cert: options.EtcdCert = None,
-    etcd_key: options.EtcdKey = None,
-    etcd_user: options.EtcdUser = "",
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(envvar="KUBECONFIG", help="Left out: the pod's service account."),
-    ] = None,
-    log_level: options.LogLevel = "info",
-    log_format: options.LogFormat = "auto",
-) -> None:
-    """Mirror Kubernetes' custom resources into the cluster's shared memory."""
-    from lite_llm.cli.lifetime import run
-    from lite_llm.cli.programs import serve
-    from lite_llm.controllers import OperatorSettings, running
-    from lite_llm.telemetry import logs
-
-    logs.configure(log_level, format=log_format)
-    store = options.store_settings(etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user)
-    settings = OperatorSettings(kubeconfig=str(kubeconfig) if kubeconfig else None)
-    run(serve(running, settings, store))
-
-
 for command in (
+    operator_command.operator,
     checkpoint_commands.keygen,
     checkpoint_commands.convert,
     checkpoint_commands.inspect,
     checkpoint_commands.verify,
+    fleet_commands.status,
+    fleet_commands.models,
+    fleet_commands.agents,
+    fleet_commands.chat,
 ):
     app.command()(command)
 app.add_typer(bench, name="bench")

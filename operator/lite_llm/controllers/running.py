@@ -66,8 +66,8 @@ async def running(settings: OperatorSettings, store: Store) -> AsyncIterator[Hea
                 serving.cancel()
 
 
-async def release_all(settings: OperatorSettings) -> int:
-    """Take our finalizer off every object, for when no operator will be there; how many had it."""
+async def release_all(settings: OperatorSettings) -> None:
+    """Take our finalizer off every object, for when no operator will be there to do it."""
     count = 0
     async with open_cluster(settings.kubeconfig, namespaces=settings.namespaces) as cluster:
         for plural in KINDS:
@@ -75,7 +75,7 @@ async def release_all(settings: OperatorSettings) -> int:
                 if patch := finalizer_patch(body, wanted=False):
                     await cluster.patch(ResourceName.of(plural, body), patch, status=False)
                     count += 1
-    return count
+    log.info("finalizers taken off", count=count)
 
 
 async def _check_rights(cluster: Cluster) -> None:
