@@ -40,6 +40,38 @@ affinity:
 {{- end }}
 {{- end -}}
 
+{{/*
+The same, and apart from each other: on other Nodes, and in other zones. The latter by affinity, since one
+spread constraint whose label Nodes lack makes the scheduler pass over all of them.
+*/}}
+{{- define "lite-llm.apart" -}}
+{{- include "lite-llm.scheduling" . }}
+{{- if not .program.affinity }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      {{- range $key, $weight := dict "kubernetes.io/hostname" 100 "topology.kubernetes.io/zone" 50 }}
+      - weight: {{ $weight }}
+        podAffinityTerm:
+          topologyKey: {{ $key }}
+          labelSelector:
+            matchLabels:
+              {{- include "lite-llm.selector" $ | nindent 14 }}
+      {{- end }}
+{{- end }}
+topologySpreadConstraints:
+  {{- if .program.topologySpreadConstraints }}
+  {{- toYaml .program.topologySpreadConstraints | nindent 2 }}
+  {{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "lite-llm.selector" . | nindent 8 }}
+  {{- end }}
+{{- end -}}
+
 {{/* Labels and annotations of a Pod: (dict "root" $ "component" "agent" "program" ... "pool" "") */}}
 {{- define "lite-llm.podMetadata" -}}
 labels:

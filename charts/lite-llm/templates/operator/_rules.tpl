@@ -7,17 +7,9 @@
 {{- end -}}
 {{- end -}}
 
-{{/* In each namespace that it looks after. */}}
+{{/* The operator's own list of what it may do, packed with the chart. */}}
 {{- define "lite-llm.operator.rules" -}}
-- apiGroups: [lite-llm.dev]
-  resources: [litellmmodels, tiersets]
-  verbs: [get, list, watch, patch]
-- apiGroups: [lite-llm.dev]
-  resources: [litellmmodels/status, tiersets/status]
-  verbs: [get, patch]
-- apiGroups: [""]
-  resources: [events]
-  verbs: [create, patch]
+{{- (.Files.Get "files/operator-rules.yaml" | fromYaml).objects | toYaml -}}
 {{- end -}}
 
 {{- define "lite-llm.pdbVersion" -}}
