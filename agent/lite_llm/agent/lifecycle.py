@@ -16,6 +16,7 @@ from lite_llm.agent.house import cache_bytes, cache_directory, opened
 from lite_llm.agent.http_port import http_serving, make_app
 from lite_llm.agent.models import hosting
 from lite_llm.agent.node import inspected
+from lite_llm.agent.openai_api import OpenAiApi
 from lite_llm.agent.peers import Peers
 from lite_llm.agent.registration import Registration, registered
 from lite_llm.agent.reports import Reporter
@@ -79,7 +80,8 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
         )
         stack.push_async_callback(service.close, settings.stop_seconds)
         reporter.grpc_address = settings.address(endpoint.port)
-        app = make_app(reporter, exposition)
+        api = OpenAiApi(models, settings.node) if settings.serves_openai else None
+        app = make_app(reporter, exposition, api)
         port = await stack.enter_async_context(http_serving(settings.listen_http, app))
         reporter.http_address = settings.http_address(port)
         await service.open(endpoint)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lite_llm.agent.checkpoints import Checkpoints
 from lite_llm.agent.declared import Declared
 from lite_llm.agent.exposition import Exposition
+from lite_llm.agent.generating import generated
 from lite_llm.agent.hosted import Goal, HostedModel
 from lite_llm.agent.models import Models
 from lite_llm.agent.reports import Reporter
@@ -120,17 +121,18 @@ class AgentService(AgentServicer):
             raise InvalidRequest(
                 "a generation begins with a start", where="action", remedy="send it first"
             )
-        if self._models.draining:
-            raise NoAgent("the agent is draining", remedy="choose another agent")
-        model = self._models.get(ref_from_proto(first.start.model))
-        model.start_within(_trace_of(context))
-        await model.wait_ready()
-        stream = model.open_stream(first, request_iterator)
-        at_end_of(context, stream.close)
-        async for event in stream.events():
-            if event.HasField("started"):
-                event.started.node = self._reporter.node_name
-            yield event
+        batches = generated(
+            self._models,
+            self._reporter.node_name,
+            first,
+            request_iterator,
+            closes_with=lambda close: at_end_of(context, close),
+            trace=_trace_of(context),
+        )
+        async with contextlib.aclosing(batches):
+            async for events in batches:
+                for event in events:
+                    yield event
 
     async def GenerateMany(
         self,

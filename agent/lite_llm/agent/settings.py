@@ -44,7 +44,11 @@ class AgentSettings:
     price_class: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     listen_http: str = "127.0.0.1:0"
-    """``host:port`` of health and metrics, in plain text: for the node's kubelet and Prometheus."""
+    """``host:port`` of health, metrics and OpenAI's API, in plain text: for the node's kubelet,
+    for Prometheus, and for those on this machine."""
+    openai_api: bool | None = None
+    """OpenAI's API on ``listen_http``, for anybody who reaches it: there are no keys. None: where
+    only this machine does."""
     cache_directory: Path | None = None
     """Where checkpoints from stores are kept; None: below ``state_directory``."""
     cache_bytes: int | None = None
@@ -113,6 +117,14 @@ class AgentSettings:
     @staticmethod
     def _wrong(name: str, value: object, remedy: str) -> InvalidSettings:
         return InvalidSettings(f"{name} is {value!r}", where=name, remedy=remedy)
+
+    @property
+    def serves_openai(self) -> bool:
+        """Whether ``listen_http`` has OpenAI's API."""
+        if self.openai_api is not None:
+            return self.openai_api
+        host = self.listen_http.rpartition(":")[0].strip("[]")
+        return host == "localhost" or host == "::1" or host.startswith("127.")
 
     def address(self, port: int) -> str:
         """What others connect to, the service having been given ``port``."""

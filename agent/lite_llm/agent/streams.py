@@ -37,8 +37,8 @@ class Stream:
         self._generation = Generation(worker.line, first, self._end)
         self._passing_on = asyncio.create_task(self._pass_on(others))
 
-    async def events(self) -> AsyncIterator[GenerateEvent]:
-        """Raises ``WorkerCrashed`` if the worker ends before the stream does."""
+    async def events(self) -> AsyncIterator[list[GenerateEvent]]:
+        """As many as have come; raises ``WorkerCrashed`` if the worker ends before the stream."""
         try:
             if self._taken_away is not None:
                 raise self._taken_away
@@ -46,10 +46,9 @@ class Stream:
                 if not self.running:
                     self.running = True
                     self._changed(self)
-                for event in events:
-                    self._reader_has_it_since = time.monotonic()
-                    yield event
-                    self._reader_has_it_since = None
+                self._reader_has_it_since = time.monotonic()
+                yield events
+                self._reader_has_it_since = None
         except Refused as refusal:
             raise error_of(refusal.detail, where=str(self._worker.model)) from None
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
