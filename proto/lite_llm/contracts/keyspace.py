@@ -10,6 +10,8 @@ key below the root                                    value           the one wr
 ``assignments/{namespace}/{name}/{node}``             ``Assignment``  orchestrators, by swap
 ``ingestions/{namespace}/{name}``                     ``Ingestion``   the orchestrator that ingests
 ``scaling/{namespace}/{name}``                        ``ScalingState`` orchestrators, by swap
+``doors/{orchestrator}``                              ``DoorStatus``  that orchestrator, by lease
+``aliases/{namespace}/{name}``                        ``Alias``       orchestrators, by swap
 ``leaders/{role}``                                    holder's name   whoever holds the lease
 ====================================================  ==============  ===========================
 """
@@ -76,6 +78,20 @@ class ScalingKey:
 
 
 @dataclass(frozen=True, slots=True)
+class DoorKey:
+    """Of a ``DoorStatus``."""
+
+    orchestrator: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliasKey:
+    """Of an ``Alias``."""
+
+    alias: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderKey:
     """Of the name of a role's holder."""
 
@@ -90,6 +106,8 @@ Key = (
     | AssignmentKey
     | IngestionKey
     | ScalingKey
+    | DoorKey
+    | AliasKey
     | LeaderKey
 )
 
@@ -100,6 +118,8 @@ RESIDENCY = ROOT + "residency/"
 ASSIGNMENTS = ROOT + "assignments/"
 INGESTIONS = ROOT + "ingestions/"
 SCALING = ROOT + "scaling/"
+DOORS = ROOT + "doors/"
+ALIASES = ROOT + "aliases/"
 LEADERS = ROOT + "leaders/"
 
 
@@ -120,6 +140,10 @@ def key_of(key: Key) -> str:
             return f"{INGESTIONS}{model}"
         case ScalingKey(model):
             return f"{SCALING}{model}"
+        case DoorKey(orchestrator):
+            return f"{DOORS}{checked_label(orchestrator, 'orchestrator')}"
+        case AliasKey(alias):
+            return f"{ALIASES}{alias}"
         case LeaderKey(role):
             return f"{LEADERS}{checked_label(role, 'role')}"
 
@@ -142,6 +166,10 @@ def parse_key(text: str) -> Key:
                 return IngestionKey(ModelRef(namespace, name))
             case ["scaling", namespace, name]:
                 return ScalingKey(ModelRef(namespace, name))
+            case ["doors", orchestrator]:
+                return DoorKey(checked_label(orchestrator, "orchestrator"))
+            case ["aliases", namespace, name]:
+                return AliasKey(ModelRef(namespace, name))
             case ["leaders", role]:
                 return LeaderKey(checked_label(role, "role"))
     raise InvalidName(

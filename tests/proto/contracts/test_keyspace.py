@@ -18,7 +18,9 @@ from lite_llm.contracts.keyspace import (
     ROOT,
     TIER_SETS,
     AgentKey,
+    AliasKey,
     AssignmentKey,
+    DoorKey,
     IngestionKey,
     Key,
     LeaderKey,
@@ -46,6 +48,8 @@ keys = st.one_of(
     st.builds(AssignmentKey, refs, nodes),
     st.builds(IngestionKey, refs),
     st.builds(ScalingKey, refs),
+    st.builds(DoorKey, labels),
+    st.builds(AliasKey, refs),
     st.builds(LeaderKey, labels),
 )
 
@@ -62,6 +66,8 @@ MODEL = ModelRef("default", "llama-3.1")
         (AssignmentKey(MODEL, "gpu-1"), "/lite-llm/v1/assignments/default/llama-3.1/gpu-1"),
         (IngestionKey(MODEL), "/lite-llm/v1/ingestions/default/llama-3.1"),
         (ScalingKey(MODEL), "/lite-llm/v1/scaling/default/llama-3.1"),
+        (DoorKey("orchestrator-1"), "/lite-llm/v1/doors/orchestrator-1"),
+        (AliasKey(MODEL), "/lite-llm/v1/aliases/default/llama-3.1"),
         (LeaderKey("autoscaler"), "/lite-llm/v1/leaders/autoscaler"),
     ],
 )

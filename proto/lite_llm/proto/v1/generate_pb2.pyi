@@ -687,10 +687,13 @@ class GenerateStarted(_message.Message):
     ROUTING_FIELD_NUMBER: _builtins.int
     COLD_START_FIELD_NUMBER: _builtins.int
     PROMPT_IDS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     node: _builtins.str
     """The agent that runs it."""
     prompt_tokens: _builtins.int
+    version: _builtins.str
     @_builtins.property
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -703,6 +706,10 @@ class GenerateStarted(_message.Message):
     def prompt_ids(self) -> Global___TokenIds:
         """If they were asked for."""
 
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef:
+        """The model that answers, where an alias was asked for, and its version."""
+
     def __init__(
         self,
         *,
@@ -713,10 +720,12 @@ class GenerateStarted(_message.Message):
         routing: Global___RoutingExplanation | None = ...,
         cold_start: Global___ColdStart | None = ...,
         prompt_ids: Global___TokenIds | None = ...,
+        model: _model_pb2.ModelRef | None = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "prompt_ids", b"prompt_ids", "routing", b"routing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "model", b"model", "prompt_ids", b"prompt_ids", "routing", b"routing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "node", b"node", "prompt_ids", b"prompt_ids", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routing", b"routing", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_start", b"cold_start", "model", b"model", "node", b"node", "prompt_ids", b"prompt_ids", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "routing", b"routing", "tiers", b"tiers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

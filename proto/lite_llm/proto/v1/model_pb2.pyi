@@ -358,6 +358,10 @@ class Scaling(_message.Message):
     MAX_REPLICAS_FIELD_NUMBER: _builtins.int
     TARGET_QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
     IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    FLOORS_FIELD_NUMBER: _builtins.int
+    UP_COOLDOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    DOWN_COOLDOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    REPLICA_REQUESTS_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
     """Agents that hold the model at least and at most. min 0 means scale to zero."""
     max_replicas: _builtins.int
@@ -365,6 +369,17 @@ class Scaling(_message.Message):
     """Waiting requests per replica at which another replica is started."""
     idle_seconds: _builtins.int
     """Seconds without a request after which a replica is put to sleep. 0: never."""
+    up_cooldown_seconds: _builtins.int
+    """Seconds between two steps up, and between two steps down. 0: 5 up and 60 down."""
+    down_cooldown_seconds: _builtins.int
+    replica_requests: _builtins.int
+    """Requests at a time that a replica is planned for when more are expected. 0: as many as replicas
+    were seen to run while others waited.
+    """
+    @_builtins.property
+    def floors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledFloor]:
+        """More replicas at set times; of several that hold, the highest counts."""
+
     def __init__(
         self,
         *,
@@ -372,14 +387,105 @@ class Scaling(_message.Message):
         max_replicas: _builtins.int = ...,
         target_queue_length: _builtins.int = ...,
         idle_seconds: _builtins.int = ...,
+        floors: _abc.Iterable[Global___ScheduledFloor] | None = ...,
+        up_cooldown_seconds: _builtins.int = ...,
+        down_cooldown_seconds: _builtins.int = ...,
+        replica_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "target_queue_length", b"target_queue_length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["down_cooldown_seconds", b"down_cooldown_seconds", "floors", b"floors", "idle_seconds", b"idle_seconds", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "replica_requests", b"replica_requests", "target_queue_length", b"target_queue_length", "up_cooldown_seconds", b"up_cooldown_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Scaling: _TypeAlias = Scaling  # noqa: Y015
+
+@_typing.final
+class ScheduledFloor(_message.Message):
+    """At least so many replicas between two times of day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    days: _builtins.str
+    """"mon-fri", "sat,sun", "mon,wed-fri"; empty: every day. The day on which the window begins."""
+    start: _builtins.str
+    """"08:00" and "18:30", by the clock of zone; an end that is not later is on the next day."""
+    end: _builtins.str
+    zone: _builtins.str
+    """By the IANA's name: "Europe/Berlin"; empty: UTC."""
+    min_replicas: _builtins.int
+    """At least so many."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.str = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "end", b"end", "min_replicas", b"min_replicas", "start", b"start", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduledFloor: _TypeAlias = ScheduledFloor  # noqa: Y015
+
+@_typing.final
+class Alias(_message.Message):
+    """A name under which clients ask for one of several models: blue and green, one version after
+    another. Written by orchestrators, by swap.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Words for people: "default/chat-v2 is loading", "switched from default/chat-v1"."""
+    changed_at: _builtins.float
+    """When target or next last changed, in seconds since the epoch."""
+    @_builtins.property
+    def ref(self) -> Global___ModelRef: ...
+    @_builtins.property
+    def target(self) -> Global___ModelRef:
+        """Who answers."""
+
+    @_builtins.property
+    def next(self) -> Global___ModelRef:
+        """Who answers as soon as agents serve it; absent: nobody takes over."""
+
+    @_builtins.property
+    def previous(self) -> Global___ModelRef:
+        """Who answered before, and does so again after a rollback."""
+
+    def __init__(
+        self,
+        *,
+        ref: Global___ModelRef | None = ...,
+        target: Global___ModelRef | None = ...,
+        next: Global___ModelRef | None = ...,
+        previous: Global___ModelRef | None = ...,
+        reason: _builtins.str = ...,
+        changed_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "previous", b"previous", "ref", b"ref", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "next", b"next", "previous", b"previous", "reason", b"reason", "ref", b"ref", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alias: _TypeAlias = Alias  # noqa: Y015
 
 @_typing.final
 class ModelSpec(_message.Message):
@@ -436,7 +542,7 @@ class ModelSpec(_message.Message):
     memory_bytes: _builtins.int
     """Memory that a replica takes on an agent; 0: told by the checkpoint's size."""
     keep_warm: Global___Medium.ValueType
-    """How near one agent at least keeps the weights while nobody asks; unspecified: wherever they are."""
+    """How near one agent at least keeps the weights while nobody asks; unspecified: where they are."""
     @_builtins.property
     def ref(self) -> Global___ModelRef: ...
     @_builtins.property

@@ -27,7 +27,7 @@ from lite_llm.proto.v1 import generate_pb2 as lite__llm_dot_proto_dot_v1_dot_gen
 from lite_llm.proto.v1 import model_pb2 as lite__llm_dot_proto_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lite_llm/proto/v1/orchestrator.proto\x12\x0blite_llm.v1\x1a\x1dlite_llm/proto/v1/agent.proto\x1a lite_llm/proto/v1/generate.proto\x1a\x1dlite_llm/proto/v1/model.proto\"\x90\x01\n\x0cScalingState\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0f\n\x07\x64\x65sired\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07used_at\x18\x04 \x01(\x01\x12\x12\n\nchanged_at\x18\x05 \x01(\x01\x12\x14\n\x0cpinned_nodes\x18\x06 \x03(\t\"a\n\x12ScoreAgentsRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12%\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.lite_llm.v1.TokenIds\"&\n\x11ListModelsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"S\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.lite_llm.v1.ModelView\x12\x15\n\rview_revision\x18\x02 \x01(\x03\"\xb5\x01\n\tModelView\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.lite_llm.v1.ModelSpec\x12+\n\x0bresidencies\x18\x02 \x03(\x0b\x32\x16.lite_llm.v1.Residency\x12*\n\x07scaling\x18\x03 \x01(\x0b\x32\x19.lite_llm.v1.ScalingState\x12)\n\tingestion\x18\x04 \x01(\x0b\x32\x16.lite_llm.v1.Ingestion\"\x13\n\x11ListAgentsRequest\"U\n\x12ListAgentsResponse\x12(\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x18.lite_llm.v1.AgentStatus\x12\x15\n\rview_revision\x18\x02 \x01(\x03\"\x0e\n\x0cWatchRequest\"\xbb\x01\n\tViewEvent\x12\x15\n\rview_revision\x18\x01 \x01(\x03\x12&\n\x06models\x18\x02 \x03(\x0b\x32\x16.lite_llm.v1.ModelView\x12(\n\x06\x61gents\x18\x03 \x03(\x0b\x32\x18.lite_llm.v1.AgentStatus\x12-\n\x0eremoved_models\x18\x04 \x03(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x16\n\x0eremoved_agents\x18\x05 \x03(\t\"F\n\x10LoadModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\"H\n\x12UnloadModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"P\n\nPinRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\"\r\n\x0bPinResponse\"8\n\x11\x44rainAgentRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x01\x32\xd7\x05\n\x0cOrchestrator\x12H\n\x08Generate\x12\x1c.lite_llm.v1.GenerateRequest\x1a\x1a.lite_llm.v1.GenerateEvent(\x01\x30\x01\x12O\n\x0bScoreAgents\x12\x1f.lite_llm.v1.ScoreAgentsRequest\x1a\x1f.lite_llm.v1.RoutingExplanation\x12M\n\nListModels\x12\x1e.lite_llm.v1.ListModelsRequest\x1a\x1f.lite_llm.v1.ListModelsResponse\x12M\n\nListAgents\x12\x1e.lite_llm.v1.ListAgentsRequest\x1a\x1f.lite_llm.v1.ListAgentsResponse\x12<\n\x05Watch\x12\x19.lite_llm.v1.WatchRequest\x1a\x16.lite_llm.v1.ViewEvent0\x01\x12\x42\n\x04Load\x12\x1d.lite_llm.v1.LoadModelRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12K\n\x06Unload\x12\x1f.lite_llm.v1.UnloadModelRequest\x1a .lite_llm.v1.UnloadModelResponse\x12\x38\n\x03Pin\x12\x17.lite_llm.v1.PinRequest\x1a\x18.lite_llm.v1.PinResponse\x12\x43\n\x05\x44rain\x12\x1e.lite_llm.v1.DrainAgentRequest\x1a\x1a.lite_llm.v1.DrainResponse\x12@\n\x07\x45xperts\x12\x1d.lite_llm.v1.ExpertMapRequest\x1a\x16.lite_llm.v1.ExpertMapb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lite_llm/proto/v1/orchestrator.proto\x12\x0blite_llm.v1\x1a\x1dlite_llm/proto/v1/agent.proto\x1a lite_llm/proto/v1/generate.proto\x1a\x1dlite_llm/proto/v1/model.proto\"\xf6\x01\n\x0cScalingState\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0f\n\x07\x64\x65sired\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07used_at\x18\x04 \x01(\x01\x12\x12\n\nchanged_at\x18\x05 \x01(\x01\x12\x14\n\x0cpinned_nodes\x18\x06 \x03(\t\x12\x1b\n\x13\x61rrivals_per_second\x18\x07 \x01(\x01\x12\x19\n\x11growth_per_second\x18\x08 \x01(\x01\x12\x12\n\ncounted_at\x18\t \x01(\x01\x12\x18\n\x10replica_requests\x18\n \x01(\x01\"@\n\nDoorStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x07\x64\x65mands\x18\x02 \x03(\x0b\x32\x13.lite_llm.v1.Demand\"M\n\x06\x44\x65mand\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0f\n\x07\x61rrived\x18\x02 \x01(\x04\x12\x0c\n\x04held\x18\x03 \x01(\r\"a\n\x12ScoreAgentsRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12%\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.lite_llm.v1.TokenIds\"&\n\x11ListModelsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"x\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.lite_llm.v1.ModelView\x12\x15\n\rview_revision\x18\x02 \x01(\x03\x12#\n\x07\x61liases\x18\x03 \x03(\x0b\x32\x12.lite_llm.v1.Alias\"\xb5\x01\n\tModelView\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.lite_llm.v1.ModelSpec\x12+\n\x0bresidencies\x18\x02 \x03(\x0b\x32\x16.lite_llm.v1.Residency\x12*\n\x07scaling\x18\x03 \x01(\x0b\x32\x19.lite_llm.v1.ScalingState\x12)\n\tingestion\x18\x04 \x01(\x0b\x32\x16.lite_llm.v1.Ingestion\"\x13\n\x11ListAgentsRequest\"U\n\x12ListAgentsResponse\x12(\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x18.lite_llm.v1.AgentStatus\x12\x15\n\rview_revision\x18\x02 \x01(\x03\"\x0e\n\x0cWatchRequest\"\x90\x02\n\tViewEvent\x12\x15\n\rview_revision\x18\x01 \x01(\x03\x12&\n\x06models\x18\x02 \x03(\x0b\x32\x16.lite_llm.v1.ModelView\x12(\n\x06\x61gents\x18\x03 \x03(\x0b\x32\x18.lite_llm.v1.AgentStatus\x12-\n\x0eremoved_models\x18\x04 \x03(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x16\n\x0eremoved_agents\x18\x05 \x03(\t\x12#\n\x07\x61liases\x18\x06 \x03(\x0b\x32\x12.lite_llm.v1.Alias\x12.\n\x0fremoved_aliases\x18\x07 \x03(\x0b\x32\x15.lite_llm.v1.ModelRef\"F\n\x10LoadModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\"H\n\x12UnloadModelRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"P\n\nPinRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\"\r\n\x0bPinResponse\"_\n\x12SwitchAliasRequest\x12\"\n\x03ref\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12%\n\x06target\x18\x02 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\":\n\x14RollbackAliasRequest\x12\"\n\x03ref\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\"8\n\x12\x44\x65leteAliasRequest\x12\"\n\x03ref\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\"\x15\n\x13\x44\x65leteAliasResponse\"8\n\x11\x44rainAgentRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x01\x32\xb9\x07\n\x0cOrchestrator\x12H\n\x08Generate\x12\x1c.lite_llm.v1.GenerateRequest\x1a\x1a.lite_llm.v1.GenerateEvent(\x01\x30\x01\x12O\n\x0bScoreAgents\x12\x1f.lite_llm.v1.ScoreAgentsRequest\x1a\x1f.lite_llm.v1.RoutingExplanation\x12M\n\nListModels\x12\x1e.lite_llm.v1.ListModelsRequest\x1a\x1f.lite_llm.v1.ListModelsResponse\x12M\n\nListAgents\x12\x1e.lite_llm.v1.ListAgentsRequest\x1a\x1f.lite_llm.v1.ListAgentsResponse\x12<\n\x05Watch\x12\x19.lite_llm.v1.WatchRequest\x1a\x16.lite_llm.v1.ViewEvent0\x01\x12\x42\n\x04Load\x12\x1d.lite_llm.v1.LoadModelRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12K\n\x06Unload\x12\x1f.lite_llm.v1.UnloadModelRequest\x1a .lite_llm.v1.UnloadModelResponse\x12\x38\n\x03Pin\x12\x17.lite_llm.v1.PinRequest\x1a\x18.lite_llm.v1.PinResponse\x12\x43\n\x05\x44rain\x12\x1e.lite_llm.v1.DrainAgentRequest\x1a\x1a.lite_llm.v1.DrainResponse\x12\x44\n\x0bSwitchAlias\x12\x1f.lite_llm.v1.SwitchAliasRequest\x1a\x12.lite_llm.v1.Alias0\x01\x12H\n\rRollbackAlias\x12!.lite_llm.v1.RollbackAliasRequest\x1a\x12.lite_llm.v1.Alias0\x01\x12P\n\x0b\x44\x65leteAlias\x12\x1f.lite_llm.v1.DeleteAliasRequest\x1a .lite_llm.v1.DeleteAliasResponse\x12@\n\x07\x45xperts\x12\x1d.lite_llm.v1.ExpertMapRequest\x1a\x16.lite_llm.v1.ExpertMapb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,35 +35,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lite_llm.proto.v1.orchestra
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCALINGSTATE']._serialized_start=150
-  _globals['_SCALINGSTATE']._serialized_end=294
-  _globals['_SCOREAGENTSREQUEST']._serialized_start=296
-  _globals['_SCOREAGENTSREQUEST']._serialized_end=393
-  _globals['_LISTMODELSREQUEST']._serialized_start=395
-  _globals['_LISTMODELSREQUEST']._serialized_end=433
-  _globals['_LISTMODELSRESPONSE']._serialized_start=435
-  _globals['_LISTMODELSRESPONSE']._serialized_end=518
-  _globals['_MODELVIEW']._serialized_start=521
-  _globals['_MODELVIEW']._serialized_end=702
-  _globals['_LISTAGENTSREQUEST']._serialized_start=704
-  _globals['_LISTAGENTSREQUEST']._serialized_end=723
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=725
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=810
-  _globals['_WATCHREQUEST']._serialized_start=812
-  _globals['_WATCHREQUEST']._serialized_end=826
-  _globals['_VIEWEVENT']._serialized_start=829
-  _globals['_VIEWEVENT']._serialized_end=1016
-  _globals['_LOADMODELREQUEST']._serialized_start=1018
-  _globals['_LOADMODELREQUEST']._serialized_end=1088
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1090
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1162
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1164
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1185
-  _globals['_PINREQUEST']._serialized_start=1187
-  _globals['_PINREQUEST']._serialized_end=1267
-  _globals['_PINRESPONSE']._serialized_start=1269
-  _globals['_PINRESPONSE']._serialized_end=1282
-  _globals['_DRAINAGENTREQUEST']._serialized_start=1284
-  _globals['_DRAINAGENTREQUEST']._serialized_end=1340
-  _globals['_ORCHESTRATOR']._serialized_start=1343
-  _globals['_ORCHESTRATOR']._serialized_end=2070
+  _globals['_SCALINGSTATE']._serialized_end=396
+  _globals['_DOORSTATUS']._serialized_start=398
+  _globals['_DOORSTATUS']._serialized_end=462
+  _globals['_DEMAND']._serialized_start=464
+  _globals['_DEMAND']._serialized_end=541
+  _globals['_SCOREAGENTSREQUEST']._serialized_start=543
+  _globals['_SCOREAGENTSREQUEST']._serialized_end=640
+  _globals['_LISTMODELSREQUEST']._serialized_start=642
+  _globals['_LISTMODELSREQUEST']._serialized_end=680
+  _globals['_LISTMODELSRESPONSE']._serialized_start=682
+  _globals['_LISTMODELSRESPONSE']._serialized_end=802
+  _globals['_MODELVIEW']._serialized_start=805
+  _globals['_MODELVIEW']._serialized_end=986
+  _globals['_LISTAGENTSREQUEST']._serialized_start=988
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1007
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1009
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1094
+  _globals['_WATCHREQUEST']._serialized_start=1096
+  _globals['_WATCHREQUEST']._serialized_end=1110
+  _globals['_VIEWEVENT']._serialized_start=1113
+  _globals['_VIEWEVENT']._serialized_end=1385
+  _globals['_LOADMODELREQUEST']._serialized_start=1387
+  _globals['_LOADMODELREQUEST']._serialized_end=1457
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1459
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1531
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1533
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1554
+  _globals['_PINREQUEST']._serialized_start=1556
+  _globals['_PINREQUEST']._serialized_end=1636
+  _globals['_PINRESPONSE']._serialized_start=1638
+  _globals['_PINRESPONSE']._serialized_end=1651
+  _globals['_SWITCHALIASREQUEST']._serialized_start=1653
+  _globals['_SWITCHALIASREQUEST']._serialized_end=1748
+  _globals['_ROLLBACKALIASREQUEST']._serialized_start=1750
+  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1808
+  _globals['_DELETEALIASREQUEST']._serialized_start=1810
+  _globals['_DELETEALIASREQUEST']._serialized_end=1866
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1868
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1889
+  _globals['_DRAINAGENTREQUEST']._serialized_start=1891
+  _globals['_DRAINAGENTREQUEST']._serialized_end=1947
+  _globals['_ORCHESTRATOR']._serialized_start=1950
+  _globals['_ORCHESTRATOR']._serialized_end=2903
 # @@protoc_insertion_point(module_scope)

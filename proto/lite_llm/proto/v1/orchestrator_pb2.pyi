@@ -35,6 +35,10 @@ class ScalingState(_message.Message):
     USED_AT_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     PINNED_NODES_FIELD_NUMBER: _builtins.int
+    ARRIVALS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    GROWTH_PER_SECOND_FIELD_NUMBER: _builtins.int
+    COUNTED_AT_FIELD_NUMBER: _builtins.int
+    REPLICA_REQUESTS_FIELD_NUMBER: _builtins.int
     desired: _builtins.int
     """Agents that should serve it."""
     reason: _builtins.str
@@ -43,6 +47,12 @@ class ScalingState(_message.Message):
     """The last request that anybody saw, give or take a quarter of the idle time."""
     changed_at: _builtins.float
     """The last change of desired."""
+    arrivals_per_second: _builtins.float
+    """Requests that arrive per second, smoothed; by how much that grows per second; and as of when."""
+    growth_per_second: _builtins.float
+    counted_at: _builtins.float
+    replica_requests: _builtins.float
+    """Requests that a replica ran at a time when others had to wait; 0: that was not seen yet."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef: ...
     @_builtins.property
@@ -58,14 +68,73 @@ class ScalingState(_message.Message):
         used_at: _builtins.float = ...,
         changed_at: _builtins.float = ...,
         pinned_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        arrivals_per_second: _builtins.float = ...,
+        growth_per_second: _builtins.float = ...,
+        counted_at: _builtins.float = ...,
+        replica_requests: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "desired", b"desired", "model", b"model", "pinned_nodes", b"pinned_nodes", "reason", b"reason", "used_at", b"used_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals_per_second", b"arrivals_per_second", "changed_at", b"changed_at", "counted_at", b"counted_at", "desired", b"desired", "growth_per_second", b"growth_per_second", "model", b"model", "pinned_nodes", b"pinned_nodes", "reason", b"reason", "replica_requests", b"replica_requests", "used_at", b"used_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScalingState: _TypeAlias = ScalingState  # noqa: Y015
+
+@_typing.final
+class DoorStatus(_message.Message):
+    """What one orchestrator sees of requests, for the one that leads; under the orchestrator's lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Demand]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        demands: _abc.Iterable[Global___Demand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demands", b"demands", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DoorStatus: _TypeAlias = DoorStatus  # noqa: Y015
+
+@_typing.final
+class Demand(_message.Message):
+    """For one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ARRIVED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    arrived: _builtins.int
+    """Requests that came, since this orchestrator started."""
+    held: _builtins.int
+    """Requests that wait here for the model to load."""
+    @_builtins.property
+    def model(self) -> _model_pb2.ModelRef: ...
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.ModelRef | None = ...,
+        arrived: _builtins.int = ...,
+        held: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "held", b"held", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Demand: _TypeAlias = Demand  # noqa: Y015
 
 @_typing.final
 class ScoreAgentsRequest(_message.Message):
@@ -119,18 +188,22 @@ class ListModelsResponse(_message.Message):
 
     MODELS_FIELD_NUMBER: _builtins.int
     VIEW_REVISION_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     view_revision: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelView]: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Alias]: ...
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___ModelView] | None = ...,
         view_revision: _builtins.int = ...,
+        aliases: _abc.Iterable[_model_pb2.Alias] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "view_revision", b"view_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "models", b"models", "view_revision", b"view_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,6 +309,8 @@ class ViewEvent(_message.Message):
     AGENTS_FIELD_NUMBER: _builtins.int
     REMOVED_MODELS_FIELD_NUMBER: _builtins.int
     REMOVED_AGENTS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    REMOVED_ALIASES_FIELD_NUMBER: _builtins.int
     view_revision: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelView]: ...
@@ -245,6 +320,10 @@ class ViewEvent(_message.Message):
     def removed_models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelRef]: ...
     @_builtins.property
     def removed_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Alias]: ...
+    @_builtins.property
+    def removed_aliases(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelRef]: ...
     def __init__(
         self,
         *,
@@ -253,10 +332,12 @@ class ViewEvent(_message.Message):
         agents: _abc.Iterable[_agent_pb2.AgentStatus] | None = ...,
         removed_models: _abc.Iterable[_model_pb2.ModelRef] | None = ...,
         removed_agents: _abc.Iterable[_builtins.str] | None = ...,
+        aliases: _abc.Iterable[_model_pb2.Alias] | None = ...,
+        removed_aliases: _abc.Iterable[_model_pb2.ModelRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "models", b"models", "removed_agents", b"removed_agents", "removed_models", b"removed_models", "view_revision", b"view_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "aliases", b"aliases", "models", b"models", "removed_agents", b"removed_agents", "removed_aliases", b"removed_aliases", "removed_models", b"removed_models", "view_revision", b"view_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,6 +446,87 @@ class PinResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PinResponse: _TypeAlias = PinResponse  # noqa: Y015
+
+@_typing.final
+class SwitchAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _model_pb2.ModelRef: ...
+    @_builtins.property
+    def target(self) -> _model_pb2.ModelRef:
+        """A declared model."""
+
+    def __init__(
+        self,
+        *,
+        ref: _model_pb2.ModelRef | None = ...,
+        target: _model_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchAliasRequest: _TypeAlias = SwitchAliasRequest  # noqa: Y015
+
+@_typing.final
+class RollbackAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _model_pb2.ModelRef: ...
+    def __init__(
+        self,
+        *,
+        ref: _model_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackAliasRequest: _TypeAlias = RollbackAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ref(self) -> _model_pb2.ModelRef: ...
+    def __init__(
+        self,
+        *,
+        ref: _model_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
 
 @_typing.final
 class DrainAgentRequest(_message.Message):

@@ -5,6 +5,7 @@ import warnings
 
 from lite_llm.proto.v1 import agent_pb2 as lite__llm_dot_proto_dot_v1_dot_agent__pb2
 from lite_llm.proto.v1 import generate_pb2 as lite__llm_dot_proto_dot_v1_dot_generate__pb2
+from lite_llm.proto.v1 import model_pb2 as lite__llm_dot_proto_dot_v1_dot_model__pb2
 from lite_llm.proto.v1 import orchestrator_pb2 as lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -81,6 +82,21 @@ class OrchestratorStub:
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DrainAgentRequest.SerializeToString,
                 response_deserializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.SwitchAlias = channel.unary_stream(
+                '/lite_llm.v1.Orchestrator/SwitchAlias',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.SwitchAliasRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_model__pb2.Alias.FromString,
+                _registered_method=True)
+        self.RollbackAlias = channel.unary_stream(
+                '/lite_llm.v1.Orchestrator/RollbackAlias',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.RollbackAliasRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_model__pb2.Alias.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/lite_llm.v1.Orchestrator/DeleteAlias',
+                request_serializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
         self.Experts = channel.unary_unary(
                 '/lite_llm.v1.Orchestrator/Experts',
                 request_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.ExpertMapRequest.SerializeToString,
@@ -146,6 +162,28 @@ class OrchestratorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SwitchAlias(self, request, context):
+        """Has another model answer to a name, as soon as it can: it is loaded first, requests that have
+        begun end where they are. Tells how far that is, and ends when it is done; goes on without its
+        caller. A name that is new needs no switch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackAlias(self, request, context):
+        """Back to the model before, or no further if a switch is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Experts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -199,6 +237,21 @@ def add_OrchestratorServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DrainAgentRequest.FromString,
                     response_serializer=lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainResponse.SerializeToString,
+            ),
+            'SwitchAlias': grpc.unary_stream_rpc_method_handler(
+                    servicer.SwitchAlias,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.SwitchAliasRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_model__pb2.Alias.SerializeToString,
+            ),
+            'RollbackAlias': grpc.unary_stream_rpc_method_handler(
+                    servicer.RollbackAlias,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.RollbackAliasRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_model__pb2.Alias.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DeleteAliasResponse.SerializeToString,
             ),
             'Experts': grpc.unary_unary_rpc_method_handler(
                     servicer.Experts,
@@ -449,6 +502,87 @@ class Orchestrator:
             '/lite_llm.v1.Orchestrator/Drain',
             lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DrainAgentRequest.SerializeToString,
             lite__llm_dot_proto_dot_v1_dot_agent__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lite_llm.v1.Orchestrator/SwitchAlias',
+            lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.SwitchAliasRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_model__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lite_llm.v1.Orchestrator/RollbackAlias',
+            lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.RollbackAliasRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_model__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lite_llm.v1.Orchestrator/DeleteAlias',
+            lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DeleteAliasRequest.SerializeToString,
+            lite__llm_dot_proto_dot_v1_dot_orchestrator__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

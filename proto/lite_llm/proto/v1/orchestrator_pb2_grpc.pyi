@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from lite_llm.proto.v1 import agent_pb2 as _agent_pb2
 from lite_llm.proto.v1 import generate_pb2 as _generate_pb2
+from lite_llm.proto.v1 import model_pb2 as _model_pb2
 from lite_llm.proto.v1 import orchestrator_pb2 as _orchestrator_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -43,6 +44,14 @@ class OrchestratorStub:
     Unload: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.UnloadModelRequest, _orchestrator_pb2.UnloadModelResponse]
     Pin: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.PinRequest, _orchestrator_pb2.PinResponse]
     Drain: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DrainAgentRequest, _agent_pb2.DrainResponse]
+    SwitchAlias: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.SwitchAliasRequest, _model_pb2.Alias]
+    """Has another model answer to a name, as soon as it can: it is loaded first, requests that have
+    begun end where they are. Tells how far that is, and ends when it is done; goes on without its
+    caller. A name that is new needs no switch.
+    """
+    RollbackAlias: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.RollbackAliasRequest, _model_pb2.Alias]
+    """Back to the model before, or no further if a switch is under way."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DeleteAliasRequest, _orchestrator_pb2.DeleteAliasResponse]
     Experts: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ExpertMapRequest, _agent_pb2.ExpertMap]
 
 @_typing.type_check_only
@@ -58,6 +67,14 @@ class OrchestratorAsyncStub(OrchestratorStub):
     Unload: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.UnloadModelRequest, _orchestrator_pb2.UnloadModelResponse]  # type: ignore[assignment]
     Pin: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.PinRequest, _orchestrator_pb2.PinResponse]  # type: ignore[assignment]
     Drain: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DrainAgentRequest, _agent_pb2.DrainResponse]  # type: ignore[assignment]
+    SwitchAlias: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.SwitchAliasRequest, _model_pb2.Alias]  # type: ignore[assignment]
+    """Has another model answer to a name, as soon as it can: it is loaded first, requests that have
+    begun end where they are. Tells how far that is, and ends when it is done; goes on without its
+    caller. A name that is new needs no switch.
+    """
+    RollbackAlias: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.RollbackAliasRequest, _model_pb2.Alias]  # type: ignore[assignment]
+    """Back to the model before, or no further if a switch is under way."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DeleteAliasRequest, _orchestrator_pb2.DeleteAliasResponse]  # type: ignore[assignment]
     Experts: _aio.UnaryUnaryMultiCallable[_agent_pb2.ExpertMapRequest, _agent_pb2.ExpertMap]  # type: ignore[assignment]
 
 class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
@@ -124,6 +141,32 @@ class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.DrainAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.DrainResponse, _abc.Awaitable[_agent_pb2.DrainResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SwitchAlias(
+        self,
+        request: _orchestrator_pb2.SwitchAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.Alias], _abc.AsyncIterator[_model_pb2.Alias]]:
+        """Has another model answer to a name, as soon as it can: it is loaded first, requests that have
+        begun end where they are. Tells how far that is, and ends when it is done; goes on without its
+        caller. A name that is new needs no switch.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackAlias(
+        self,
+        request: _orchestrator_pb2.RollbackAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.Alias], _abc.AsyncIterator[_model_pb2.Alias]]:
+        """Back to the model before, or no further if a switch is under way."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _orchestrator_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.DeleteAliasResponse, _abc.Awaitable[_orchestrator_pb2.DeleteAliasResponse]]: ...
 
     @_abc_1.abstractmethod
     def Experts(
