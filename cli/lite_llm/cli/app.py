@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lite_llm.cli import checkpoint_commands, operator_command, options
+from lite_llm.cli import checkpoint_commands, fleet_commands, operator_command, options
 from lite_llm.cli.bench_commands import bench
 
 app = typer.Typer(
