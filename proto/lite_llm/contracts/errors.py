@@ -128,6 +128,12 @@ class NoAgent(RoutingError):
     recoverable = True
 
 
+class Unreachable(RoutingError):
+    """Nobody answers at an address that a command was given."""
+
+    recoverable = True
+
+
 class TierUnavailable(RoutingError):
     """A required tier is not loaded and can't be."""
 

@@ -69,6 +69,7 @@ OUTCOMES: Final[dict[type[LiteLLMError], Outcome]] = {
     errors.LeaseLost: Outcome("ABORTED", 503, _SERVER, "lease_lost", TEMPORARY),
     errors.Conflict: Outcome("ABORTED", 409, _SERVER, "conflict", TEMPORARY),
     errors.NoAgent: Outcome("UNAVAILABLE", 503, _SERVER, "no_agent", UNAVAILABLE),
+    errors.Unreachable: Outcome("UNAVAILABLE", 503, _SERVER, "unreachable", UNAVAILABLE),
     errors.TierUnavailable: Outcome("UNAVAILABLE", 503, _SERVER, "tier_unavailable", UNAVAILABLE),
     errors.RoutingMismatch: Outcome("INTERNAL", 500, _SERVER, "routing_mismatch", SOFTWARE),
     errors.AgentLost: Outcome("UNAVAILABLE", 503, _SERVER, "agent_lost", UNAVAILABLE),
