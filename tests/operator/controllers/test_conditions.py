@@ -1,35 +1,45 @@
-"""Conditions follow Kubernetes' conventions."""
+"""Conditions of a custom resource."""
 
-from typing import Any
+from lite_llm.controllers.conditions import (
+    MAX_MESSAGE,
+    condition_of,
+    fails,
+    holds,
+    unknown,
+    with_conditions,
+)
 
-from lite_llm.controllers.conditions import Condition, with_condition
-
-
-def accepted(
-    conditions: list[Condition], status: bool, now: str, **changes: Any
-) -> list[Condition]:
-    told = {"reason": "Stored", "message": "fine", "generation": 1, **changes}
-    return with_condition(conditions, kind="Accepted", status=status, now=now, **told)
-
-
-def test_setting_what_is_set_changes_nothing() -> None:
-    first = accepted([], True, "t1")
-    assert accepted(first, True, "t2") == first
+EARLY, LATE = "2026-11-21T00:00:00Z", "2026-11-21T01:00:00Z"
+READY = holds("Ready", "Serving", "it serves")
 
 
-def test_the_transition_time_moves_only_when_the_status_flips() -> None:
-    first = accepted([], True, "t1")
-    reworded = accepted(first, True, "t2", message="still fine", generation=2)
-    assert reworded[0]["lastTransitionTime"] == "t1"
-    assert reworded[0]["message"] == "still fine"
-    assert reworded[0]["observedGeneration"] == 2
-    flipped = accepted(reworded, False, "t3", reason="InvalidName")
-    assert flipped[0]["lastTransitionTime"] == "t3"
-    assert flipped[0]["status"] == "False"
+def test_setting_it_again_changes_nothing() -> None:
+    once = with_conditions([], [READY], generation=1, now=EARLY)
+    assert once == with_conditions(once, [READY], generation=1, now=LATE)
+    assert once[0]["observedGeneration"] == 1
+
+
+def test_its_time_moves_only_when_its_status_flips() -> None:
+    once = with_conditions([], [READY], generation=1, now=EARLY)
+    (same,) = with_conditions(once, [holds("Ready", "Waking", "m")], generation=2, now=LATE)
+    assert (same["reason"], same["lastTransitionTime"]) == ("Waking", EARLY)
+    (flipped,) = with_conditions(once, [fails("Ready", "Gone", "m")], generation=2, now=LATE)
+    assert (flipped["status"], flipped["lastTransitionTime"]) == ("False", LATE)
 
 
 def test_conditions_of_others_stay() -> None:
-    other = {"type": "Ready", "status": "True", "lastTransitionTime": "t0"}
-    both = accepted([other], True, "t1")
-    assert [condition["type"] for condition in both] == ["Accepted", "Ready"]
-    assert both[1] == other
+    theirs = with_conditions([], [unknown("Audited", "Pending", "m")], generation=1, now=EARLY)
+    both = with_conditions(theirs, [READY], generation=2, now=LATE)
+    assert [each["type"] for each in both] == ["Audited", "Ready"]
+    assert both[0] == theirs[0]
+
+
+def test_a_long_message_is_cut() -> None:
+    (told,) = with_conditions([], [fails("Ready", "Long", "x" * 9999)], generation=1, now=EARLY)
+    assert len(told["message"]) == MAX_MESSAGE
+
+
+def test_one_of_an_object() -> None:
+    body = {"status": {"conditions": with_conditions([], [READY], generation=1, now=EARLY)}}
+    assert condition_of(body, "Ready")["reason"] == "Serving"
+    assert condition_of(body, "Degraded") == condition_of({}, "Ready") == {}

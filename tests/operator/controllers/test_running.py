@@ -156,13 +156,14 @@ async def test_a_tier_set_is_mirrored_and_outlives_its_users(
         assert int.from_bytes(spec.routing_seed, "little") == 255
 
         async def counted() -> bool:
-            return (await api.get("shared", "TierSet")).get("status", {}).get("models") == 1
+            body = await api.get("shared", "TierSet")
+            return bool(body.get("status", {}).get("models") == 1)
 
         await wait_until(counted)
         await api.delete("shared", "TierSet")
 
         async def refused() -> bool:
-            return (await api.condition("shared", "Ready", "TierSet"))["status"] == "False"
+            return bool((await api.condition("shared", "Ready", "TierSet"))["status"] == "False")
 
         await wait_until(refused)
         assert await store.get(key) is not None, "a model still uses it"
