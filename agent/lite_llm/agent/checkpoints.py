@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from lite_llm.agent.peers import alone
+from lite_llm.agent.proofs import ProvenSource, check_digests
 from lite_llm.agent.sources import is_distant, path_of, pinned_uri, scheme_of
 from lite_llm.checkpoint.durable import write_published
 from lite_llm.contracts.errors import Internal, ModelNotFound, StoreUnavailable
@@ -116,11 +117,15 @@ class Checkpoints:
                 download = await held.enter_async_context(place)
                 self._downloads[listing.digest] = download
                 held.callback(self._forget, download)
+                was_complete = download.is_complete
                 if distrusted and origin is not None:
                     await _followed(download, [origin], tell, distrusted=True)
-                elif not download.is_complete:
+                elif not was_complete:
                     async with self._sharing(listing.digest) as peers:
-                        await _followed(download, [*peers, *([origin] if origin else [])], tell)
+                        trusted = [ProvenSource(peer, listing) for peer in peers]
+                        await _followed(download, [*trusted, *([origin] if origin else [])], tell)
+                if distrusted or not was_complete:
+                    await asyncio.to_thread(check_digests, download)
             view = await asyncio.to_thread(self._linked, download)
             held.callback(shutil.rmtree, view, ignore_errors=True)
             yield LocalCheckpoint(view, listing.num_bytes, listing.digest)

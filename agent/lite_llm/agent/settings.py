@@ -12,6 +12,7 @@ from pathlib import Path
 from lite_llm.agent.restarts import RestartPolicy
 from lite_llm.contracts.errors import InvalidName, InvalidSettings
 from lite_llm.contracts.identity import checked_node
+from lite_llm.trust import ACCEPT_UNSIGNED, SignaturePolicy
 from lite_llm.wire import TlsFiles
 
 
@@ -75,6 +76,8 @@ class AgentSettings:
     patience_seconds: float = 20.0
     """A model that waited so long for memory gets it from those that are busy, too: they take no
     more requests and finish what runs."""
+    trust: SignaturePolicy = ACCEPT_UNSIGNED
+    """Whose signatures of checkpoints count; a model may require one where this does not."""
     compiled_directory: Path | None = None
     """Compiled kernels of all engines are kept there, so that they outlive a container; None: where
     each engine keeps them by itself."""

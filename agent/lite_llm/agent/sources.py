@@ -18,7 +18,6 @@ def check_spec(spec: ModelSpec) -> None:
     worker_module(spec.backend)
     asked = {
         "profile": spec.profile if spec.backend in ("", NATIVE) else "",
-        "require_signature": spec.require_signature,
         "source.revision": "" if is_distant(spec.source) else spec.source.revision,
     }
     for field, value in asked.items():

@@ -23,6 +23,7 @@ from lite_llm.agent.memory import Memory
 from lite_llm.agent.residency import words_for
 from lite_llm.agent.settings import AgentSettings
 from lite_llm.agent.sources import is_distant
+from lite_llm.agent.trusting import check_signature, policy_for
 from lite_llm.agent.warmth import Warmth
 from lite_llm.agent.watchdog import watch
 from lite_llm.agent.workers import Worker, Workers
@@ -51,9 +52,10 @@ class House:
     """What a declared TierSet says."""
     metrics: Metrics | None = None
 
-    def cost_of(self, checkpoint: LocalCheckpoint) -> int:
-        """Bytes of memory that a worker with this model may take."""
-        return checkpoint.num_bytes + self.kv_bytes + self.settings.worker_bytes
+    def cost_of(self, spec: model_pb2.ModelSpec, checkpoint: LocalCheckpoint) -> int:
+        """Bytes of memory that a worker with this model may take, unless its declaration tells."""
+        estimate = checkpoint.num_bytes + self.kv_bytes + self.settings.worker_bytes
+        return spec.memory_bytes or estimate
 
 
 async def keep(model: HostedModel, house: House) -> None:
@@ -88,6 +90,8 @@ async def _hold(model: HostedModel, house: House, *, distrusted: bool) -> None:
     """On this machine's disk or nearer, until it is wanted nowhere or needs another look there."""
     source = model.spec.source
     async with house.checkpoints.held(source, model.fetching, distrusted=distrusted) as checkpoint:
+        policy = policy_for(model.spec, house.settings.trust)
+        await asyncio.to_thread(check_signature, checkpoint.directory, policy)
         model.found(checkpoint)
         while model.goal > Goal.DISK:
             if model.goal is Goal.DEVICE:
@@ -120,7 +124,7 @@ async def _sleep(model: HostedModel, checkpoint: LocalCheckpoint, house: House) 
 
 
 async def _serve(model: HostedModel, checkpoint: LocalCheckpoint, house: House) -> None:
-    cost = house.cost_of(checkpoint)
+    cost = house.cost_of(model.spec, checkpoint)
     try:
         async with house.memory.room(model, cost, model.waits), _worker(model, house) as worker:
             await _load(model, worker, checkpoint, house)

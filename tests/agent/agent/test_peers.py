@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from lite_llm.agent import AgentSettings, running
+from lite_llm.checkpoint import ConvertOptions, convert
 from lite_llm.contracts.keyspace import LEADERS
 from lite_llm.metastore import MemoryStore, Store, StoreSettings, open_store
 from lite_llm.proto.v1 import agent_pb2, model_pb2
@@ -42,8 +43,8 @@ class Origin:
             return web.Response(headers={**headers, "Content-Length": str(len(content))})
         start = request.http_range.start or 0
         part = content[request.http_range]
-        if path.suffix == ".safetensors":
-            await asyncio.sleep(0.2)  # long enough that the other agent asks meanwhile
+        if path.suffix == ".bin":
+            await asyncio.sleep(1.0)  # long enough that the other agent asks meanwhile
             self.sent += len(part)
         headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
         return web.Response(status=206, body=part, headers=headers)
@@ -51,7 +52,9 @@ class Origin:
 
 @pytest.fixture
 async def origin(tmp_path: Path) -> AsyncIterator[Origin]:
-    tiny_llama(tmp_path / "models", seed=1, shape=Shape(hidden=256, ffn=1024), shards=2)
+    plain = tiny_llama(tmp_path / "plain", seed=1, shape=Shape(hidden=256, ffn=1024), shards=2)
+    for _ in convert(plain, tmp_path / "models", ConvertOptions(model="tiny")):
+        pass
     origin = Origin(tmp_path / "models")
     app = web.Application()
     app.router.add_get("/{path:.*}", origin.get)
@@ -81,7 +84,7 @@ async def prefetch(stub: AgentAsyncStub, url: str) -> list[str]:
 
 
 async def test_one_download_from_the_origin(origin: Origin, tmp_path: Path) -> None:
-    weights = sum(path.stat().st_size for path in origin.root.glob("*.safetensors"))
+    weights = sum(path.stat().st_size for path in origin.root.glob("*.bin"))
     async with asyncio.timeout(WAIT), AsyncExitStack() as agents:
         store = await agents.enter_async_context(open_store(StoreSettings()))
         stubs = [

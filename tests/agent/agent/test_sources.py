@@ -76,7 +76,6 @@ def test_what_can_be_asked_for() -> None:
     [
         ({"backend": "native", "profile": "small"}, "profile"),
         ({"profile": "large"}, "profile"),
-        ({"require_signature": True}, "require_signature"),
         ({"source": ModelSource(uri="/x", revision="main")}, "source.revision"),
     ],
 )

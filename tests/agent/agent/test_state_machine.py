@@ -318,7 +318,7 @@ async def test_an_unload_goes_on_without_its_caller(tmp_path: Path) -> None:
 async def test_what_this_agent_does_not_understand_keeps_it_from_no_start(tmp_path: Path) -> None:
     world = World(tmp_path)
     newer, known = world.spec("m0"), world.spec("m1")
-    newer.require_signature = True
+    newer.backend = "of a later version"
     for spec in (newer, known):
         world.house.memories.remember(spec, Goal.DISK)
     world.models.restore()
