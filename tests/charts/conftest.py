@@ -117,7 +117,7 @@ def templates(objects: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]
     """Component and Pod template of each workload of one row."""
     found = []
     for one in objects:
-        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
+        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
             template = one["spec"]["template"]
             component = template["metadata"]["labels"]["app.kubernetes.io/component"]
             found.append((component, template))

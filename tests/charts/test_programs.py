@@ -15,6 +15,7 @@ from lite_llm.cli.app import app
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDERS = {"operator": "operator", "orchestrator": "orchestrator", "agent": "agent"}
+PROGRAMS = {**FOLDERS, "farewell": "operator"}
 DOWNWARD = {"POD_IP", "POD_NAME", "POD_NAMESPACE", "NODE_NAME"}
 """For arguments to refer to; no program reads them."""
 
@@ -38,14 +39,15 @@ def test_arguments_are_taken_by_the_programs(
     templates: Templates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for component, template in templates:
-        if component not in FOLDERS:
+        if component not in PROGRAMS:
             continue
+        program = PROGRAMS[component]
         (container,) = template["spec"]["containers"]
         assert "command" not in container, "the image's entry point is the program"
-        context = parsed(component, container["args"], monkeypatch)
+        context = parsed(program, container["args"], monkeypatch)
         assert context.params["etcd"].startswith(("http://", "https://"))
-        known = {one.envvar for one in command(component).params if one.envvar}
-        for variable in container["env"]:
+        known = {one.envvar for one in command(program).params if one.envvar}
+        for variable in container.get("env", ()):
             name = variable["name"]
             assert name in known | DOWNWARD | {"HTTPS_PROXY"}, f"{component} does not read {name}"
 
@@ -53,7 +55,7 @@ def test_arguments_are_taken_by_the_programs(
 def test_references_in_arguments_lead_to_variables(templates: Templates) -> None:
     for component, template in templates:
         for container in template["spec"]["containers"]:
-            names = [variable["name"] for variable in container["env"]]
+            names = [variable["name"] for variable in container.get("env", ())]
             assert len(set(names)) == len(names), component
             for argument in container["args"]:
                 assert set(re.findall(r"\$\((\w+)\)", argument)) <= set(names), argument
