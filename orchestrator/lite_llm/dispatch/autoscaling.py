@@ -10,46 +10,27 @@ from contextlib import asynccontextmanager
 import structlog
 
 from lite_llm.contracts import LiteLLMError, ModelRef
-from lite_llm.contracts.errors import Conflict
+from lite_llm.contracts.errors import Conflict, InvalidSettings
 from lite_llm.contracts.keyspace import LeaderKey, key_of
+from lite_llm.dispatch.demand import Uses
 from lite_llm.dispatch.orders import Orders
+from lite_llm.dispatch.tally import Tally
 from lite_llm.metastore import Leadership, Store, leading
 from lite_llm.placement import ClusterView, Observed, Wish
 from lite_llm.placement.facts import Held
 from lite_llm.placement.scaling import Decision, decide, dispensable
+from lite_llm.placement.schedule import check_floor
 from lite_llm.placement.scoring import able, best
-from lite_llm.proto.v1.model_pb2 import Scaling
+from lite_llm.proto.v1.model_pb2 import Medium, ModelSpec
 from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
 from lite_llm.telemetry import Metrics, names
 
 ROLE = "autoscaler"
 RETRY_SECONDS = 1.0
+COUNTED_SECONDS = 10.0  # between two writes of how many requests come
+NOTHING_PER_SECOND = 0.01
 
 log = structlog.get_logger(__name__)
-
-
-class Uses:
-    """When models were last asked for, told to all orchestrators now and then."""
-
-    def __init__(self, views: Observed[ClusterView], orders: Orders) -> None:
-        self._views = views
-        self._orders = orders
-        self._used: set[ModelRef] = set()
-
-    def note(self, model: ModelRef) -> None:
-        """Somebody asks for it now."""
-        self._used.add(model)
-
-    async def tell(self) -> None:
-        """Write down what the view does not show yet, where anybody cares."""
-        used, self._used = self._used, set()
-        view, now = self._views.value, time.time()
-        for model in used:
-            spec, state = view.models.get(model), view.scalings.get(model, ScalingState())
-            if spec is None or not spec.scaling.idle_seconds:
-                continue
-            if abs(now - state.used_at) >= max(1.0, spec.scaling.idle_seconds / 4):
-                await self._orders.note(model, lambda state: setattr(state, "used_at", now))
 
 
 class Autoscaler:
@@ -67,14 +48,19 @@ class Autoscaler:
         self._leadership = leadership
         self._metrics = metrics
         self._acting: dict[ModelRef, asyncio.Task[None]] = {}
+        self._tally = Tally()
+        self._warned: dict[ModelRef, ModelSpec] = {}
 
     async def reconcile(self) -> None:
         """Look at every model once; what is to be done goes on by itself."""
         view = self._views.value
+        self._tally.look(view)
+        self._tally.keep(view.models)
         for model, spec in view.models.items():
             if model in self._acting or not (spec.HasField("scaling") and view.is_synced):
                 continue
-            await self._look_at(model, spec.scaling, view)
+            self._check(model, spec)
+            await self._look_at(model, spec, view)
 
     async def close(self) -> None:
         """Begin nothing more, and give up what is under way."""
@@ -83,37 +69,61 @@ class Autoscaler:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _look_at(self, model: ModelRef, scaling: Scaling, view: ClusterView) -> None:
-        state, now = view.scalings.get(model), time.time()
+    def _check(self, model: ModelRef, spec: ModelSpec) -> None:
+        if self._warned.get(model) is spec:
+            return
+        self._warned[model] = spec
+        for floor in spec.scaling.floors:
+            try:
+                check_floor(floor)
+            except InvalidSettings as error:
+                log.warning("floor ignored", model=str(model), error=str(error))
+
+    async def _look_at(self, model: ModelRef, spec: ModelSpec, view: ClusterView) -> None:
+        known, now = view.scalings.get(model), time.time()
         serving = _serving(view, model)
-        if state is None:  # nobody has looked at it yet: from now on it can be idle
+        if known is None:  # nobody has looked at it yet: from now on it can be idle
             await self._note(model, lambda state: None)
             return
-        if any(held.running + held.waiting for held in serving.values()) and (
-            abs(now - state.used_at) >= max(1.0, scaling.idle_seconds / 4)
-        ):
-            await self._note(model, lambda state: setattr(state, "used_at", now))
-            return
-        decision = decide(scaling, serving, state, now)
+        demand = self._tally.demand(model, serving, known, now)
+        decision = decide(spec, serving, known, now, demand)
         desired = self._metrics[names.REPLICAS_DESIRED].labels(model=str(model))
         desired.set(decision.desired)
-        if not decision.reason:
+        is_used = any(held.running + held.waiting for held in serving.values())
+        use_is_news = is_used and _is_news(now, known.used_at, spec.scaling.idle_seconds / 4)
+        arrivals = demand.arrivals
+        comes = max(arrivals.per_second, known.arrivals_per_second) > NOTHING_PER_SECOND
+        if not (
+            decision.reason
+            or use_is_news
+            or (comes and _is_news(now, known.counted_at, COUNTED_SECONDS))
+        ):
             return
-        log.info("scaling model", model=str(model), count=decision.desired, reason=decision.reason)
 
-        def change(state: ScalingState) -> None:
-            state.desired, state.reason = decision.desired, decision.reason
-            state.changed_at = now
+        def change(state: ScalingState) -> bool:
+            if state.changed_at != known.changed_at:
+                return False  # another leader has decided meanwhile, on what we have not seen
+            if is_used:
+                state.used_at = now
+            state.arrivals_per_second = arrivals.per_second
+            state.growth_per_second, state.counted_at = arrivals.growth, now
+            state.replica_requests = demand.replica_requests
+            if decision.reason:
+                state.desired, state.reason = decision.desired, decision.reason
+                state.changed_at = now
+            return True
 
-        await self._note(model, change)
-        if not self._leadership.is_alive:
-            return
-        acting = asyncio.create_task(self._act(model, decision, view), name=f"scale {model}")
-        self._acting[model] = acting
-        acting.add_done_callback(lambda _: self._acting.pop(model))
+        # Who no longer leads writes nothing, and what was not written is not done.
+        if await self._note(model, change) and decision.reason and self._leadership.is_alive:
+            log.info(
+                "scaling model", model=str(model), count=decision.desired, reason=decision.reason
+            )
+            acting = asyncio.create_task(self._act(model, decision, view), name=f"scale {model}")
+            self._acting[model] = acting
+            acting.add_done_callback(lambda _: self._acting.pop(model))
 
-    async def _note(self, model: ModelRef, change: Callable[[ScalingState], None]) -> None:
-        await self._orders.note(model, change, self._leadership.fence)
+    async def _note(self, model: ModelRef, change: Callable[[ScalingState], object]) -> bool:
+        return await self._orders.note(model, change, self._leadership.fence)
 
     async def _act(self, model: ModelRef, decision: Decision, view: ClusterView) -> None:
         serving = _serving(view, model)
@@ -121,10 +131,13 @@ class Autoscaler:
             if decision.desired > len(serving):
                 await self._add(model, decision, view, serving)
                 return
-            state = view.scalings[model]
+            state, spec = view.scalings[model], view.models[model]
             surplus = len(serving) - decision.desired
             for node in dispensable(serving, state.pinned_nodes, surplus):
-                await self._orders.rest(model, node)
+                if spec.keep_warm > Medium.MEDIUM_DRAM:
+                    await self._orders.unload(model, node)
+                else:
+                    await self._orders.rest(model, node)
         except Conflict:
             pass  # a request loads it just now: whoever looks next sees what came of it
         except LiteLLMError as error:
@@ -151,6 +164,10 @@ def _serving(view: ClusterView, model: ModelRef) -> dict[str, Held]:
     }
 
 
+def _is_news(now: float, known: float, seconds: float) -> bool:
+    return abs(now - known) >= max(1.0, seconds)
+
+
 @asynccontextmanager
 async def autoscaling(
     store: Store,
@@ -163,7 +180,7 @@ async def autoscaling(
     every_seconds: float,
 ) -> AsyncIterator[Uses]:
     """Scale while the block runs and this orchestrator, ``name``, is elected."""
-    uses = Uses(views, orders)
+    uses = Uses(name, views, orders)
 
     async def look() -> None:
         while True:
@@ -178,15 +195,8 @@ async def autoscaling(
                 log.exception("autoscaler interrupted")
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(every_seconds)
-            try:
-                await uses.tell()
-            except LiteLLMError as error:
-                log.warning("uses not told", error=str(error))
-
-    tasks = [asyncio.create_task(look(), name=ROLE), asyncio.create_task(tell(), name="uses")]
+    telling = uses.tell(store, lease_seconds=lease_seconds, every_seconds=every_seconds)
+    tasks = [asyncio.create_task(look(), name=ROLE), asyncio.create_task(telling, name="uses")]
     try:
         yield uses
     finally:

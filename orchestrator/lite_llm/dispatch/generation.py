@@ -24,10 +24,10 @@ from lite_llm.contracts.errors import (
 )
 from lite_llm.dispatch.agents import Agents, Severed
 from lite_llm.dispatch.attempt import attempt
-from lite_llm.dispatch.autoscaling import Uses
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.dispatch.budgets import RetryBudget, Tries
 from lite_llm.dispatch.course import Course, Desk
+from lite_llm.dispatch.demand import Uses
 from lite_llm.dispatch.holding import RETRY_SECONDS, HoldingRoom, HoldLimits
 from lite_llm.dispatch.loads import Loads
 from lite_llm.dispatch.transcript import Garbage, Transcript
@@ -93,6 +93,7 @@ class Dispatcher:
         """
         transcript, course = Transcript(start), Course(start, Tries(self._budget), self._desk)
         sequence = start.resume.next_sequence
+        self._uses.arrived(course.model)
         while True:
             view = self._views.value
             if not isinstance(plan := course.plan(view), Serve):
@@ -207,12 +208,15 @@ class Dispatcher:
         deadline = asyncio.get_running_loop().time() + self._room.limits.seconds
         model = course.model
         try:
-            with self._room.place(
-                model,
-                transcript.tenant,
-                transcript.num_bytes,
-                has_begun=transcript.has_begun,
-                remaining_seconds=self._loads.remaining_seconds(model),
+            with (
+                self._uses.holding(model),
+                self._room.place(
+                    model,
+                    transcript.tenant,
+                    transcript.num_bytes,
+                    has_begun=transcript.has_begun,
+                    remaining_seconds=self._loads.remaining_seconds(model),
+                ),
             ):
                 while not isinstance(course.plan(self._views.value), Serve):
                     async with aclosing(self._loads.progress(model)) as steps:

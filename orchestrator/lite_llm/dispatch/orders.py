@@ -135,10 +135,13 @@ class Orders:
     async def note(
         self,
         model: ModelRef,
-        change: Callable[[ScalingState], None],
+        change: Callable[[ScalingState], object],
         *fences: AtRevision,
-    ) -> None:
-        """Change the model's scaling state, by compare-and-swap; nothing if a fence is down."""
+    ) -> bool:
+        """Change the model's scaling state, by compare-and-swap.
+
+        Nothing, and False, if a fence is down or ``change`` is False.
+        """
         key = key_of(ScalingKey(model))
         while True:
             entry = await self._store.get(key)
@@ -147,7 +150,8 @@ class Orders:
                 # What is malformed counts as absent, as in the view: the next note replaces it.
                 with suppress(Corrupt):
                     state = loads(entry.value, ScalingState, where=key)
-            change(state)
+            if change(state) is False:
+                return False
             unchanged = AtRevision(key, entry.mod_revision) if entry else Absent(key)
             result = await self._store.transact(
                 when=[unchanged, *fences], then=[Put(key, dumps(state))]
@@ -157,7 +161,7 @@ class Orders:
                 for found, fence in zip(result.found[1:], fences, strict=False)
             )
             if result.succeeded or fallen:
-                return
+                return result.succeeded
 
     async def _unload(self, model: ModelRef, agent: AgentStatus) -> None:
         request = UnloadRequest(model=ref_to_proto(model), grace_seconds=GRACE_SECONDS)

@@ -14,7 +14,9 @@ from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Corrupt, InvalidName
 from lite_llm.contracts.keyspace import (
     AgentKey,
+    AliasKey,
     AssignmentKey,
+    DoorKey,
     IngestionKey,
     Key,
     ModelKey,
@@ -28,8 +30,8 @@ from lite_llm.placement.serving import Queues, after_heartbeat, after_residency,
 from lite_llm.placement.sharing import changed, shared
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
-from lite_llm.proto.v1.model_pb2 import Ingestion, ModelSpec
-from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
+from lite_llm.proto.v1.model_pb2 import Alias, Ingestion, ModelSpec
+from lite_llm.proto.v1.orchestrator_pb2 import DoorStatus, ScalingState
 from lite_llm.wire import loads
 
 log = structlog.get_logger(__name__)
@@ -58,6 +60,9 @@ class ClusterView:
     """What became of models' sources, where an orchestrator brings them in."""
     scalings: Mapping[ModelRef, ScalingState] = field(default_factory=dict)
     """How many agents models have, and why."""
+    doors: Mapping[str, DoorStatus] = field(default_factory=dict)
+    """What orchestrators see of requests, by their names."""
+    aliases: Mapping[ModelRef, Alias] = field(default_factory=dict)
     facts: Mapping[str, AgentFacts] = field(default_factory=dict)
     """Of ``agents``, for decisions."""
     held: Mapping[ModelRef, ByNode[Held]] = field(default_factory=dict)
@@ -97,6 +102,8 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
     assignments: dict[ModelRef, dict[str, Assignment]] = {}
     ingestions: dict[ModelRef, Ingestion] = {}
     scalings: dict[ModelRef, ScalingState] = {}
+    doors: dict[str, DoorStatus] = {}
+    aliases: dict[ModelRef, Alias] = {}
     for entry in entries:
         key = _key_of(entry.key)
         match key, _value_of(key, entry):
@@ -112,6 +119,10 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
                 ingestions[model] = ingestion
             case ScalingKey(model), ScalingState() as scaling:
                 scalings[model] = scaling
+            case DoorKey(name), DoorStatus() as door:
+                doors[name] = door
+            case AliasKey(model), Alias() as alias:
+                aliases[model] = alias
     return view_of(
         revision,
         models=models,
@@ -120,6 +131,8 @@ def snapshot(entries: Iterable[Entry], revision: int) -> ClusterView:
         assignments=assignments,
         ingestions=ingestions,
         scalings=scalings,
+        doors=doors,
+        aliases=aliases,
     )
 
 
@@ -132,6 +145,8 @@ def view_of(
     assignments: Mapping[ModelRef, ByNode[Assignment]] | None = None,
     ingestions: Mapping[ModelRef, Ingestion] | None = None,
     scalings: Mapping[ModelRef, ScalingState] | None = None,
+    doors: Mapping[str, DoorStatus] | None = None,
+    aliases: Mapping[ModelRef, Alias] | None = None,
 ) -> ClusterView:
     """The view of these messages."""
     residencies, assignments = residencies or {}, assignments or {}
@@ -149,6 +164,8 @@ def view_of(
         shared(assignments),
         shared(ingestions or {}),
         shared(scalings or {}),
+        doors or {},
+        aliases or {},
         facts=shared(facts),
         held=shared({model: shared(by_node) for model, by_node in held.items()}),
         sizes=shared({model: size for model, nodes in held.items() if (size := _size(nodes))}),
@@ -203,6 +220,10 @@ def _with(view: ClusterView, revision: int, key: Key | None, value: Message | No
             )
         case ScalingKey(model), ScalingState() | None:
             return replace(view, revision=revision, scalings=changed(view.scalings, model, value))
+        case DoorKey(name), DoorStatus() | None:
+            return replace(view, revision=revision, doors=changed(view.doors, name, value))
+        case AliasKey(alias), Alias() | None:
+            return replace(view, revision=revision, aliases=changed(view.aliases, alias, value))
     return replace(view, revision=revision)
 
 
@@ -284,6 +305,12 @@ def _value_of(key: Key | None, entry: Entry) -> Message | None:
             case ScalingKey(model):
                 scaling = loads(entry.value, ScalingState, where=entry.key)
                 return _about(scaling, _is(scaling.model, model), entry.key)
+            case DoorKey(name):
+                door = loads(entry.value, DoorStatus, where=entry.key)
+                return _about(door, door.name == name, entry.key)
+            case AliasKey(name):
+                alias = loads(entry.value, Alias, where=entry.key)
+                return _about(alias, _is(alias.ref, name), entry.key)
     except Corrupt as error:
         log.warning("malformed value ignored", key=entry.key, error=error.message)
     return None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -28,7 +29,7 @@ def settings(settings: OrchestratorSettings) -> OrchestratorSettings:
     return replace(settings, scaling_seconds=0.05, claim_seconds=1.0)
 
 
-async def declare(store: Store, **scaling: int) -> None:
+async def declare(store: Store, **scaling: Any) -> None:
     spec = ModelSpec(
         ref=ref_to_proto(MODEL), source=ModelSource(uri="file:///m"), scaling=Scaling(**scaling)
     )
