@@ -2,19 +2,23 @@
 
     python benchmarks/experts.py [--quick] [--budgets 10 25 50] [--directory DIR] [--json]
 
-A mixture of experts of random weights (4.5 GiB in 24 layers of 64; --quick: 0.4 GiB) decodes one
+A mixture of experts of random weights (4.0 GB in 20 layers of 64; --quick: 0.4 GB in 8) decodes one
 sequence, whose routers choose what a trace says: one made with the statistics that real models'
 traces have, so that all contestants need the same experts. Hot slots hold 10, 25 or 50 % of them,
-warm memory half, the rest comes from the disk, past the page cache. Each contestant fills its slots
-for a third of the trace; then steps are timed, one by one. "formula" is resident time plus missing
-bytes over the rates that were measured in the same minute for copies and the disk alone, divided
-by what it took. The prefetch here guesses right as often as public measurements say that a next
-layer's router does (three in four), as random weights make no router that could be asked.
+warm memory half, the rest comes from the disk, past the page cache. Each contestant's slots are
+filled by the first three quarters of the trace, without computing; then steps are timed, one by
+one. "formula" is resident time plus missing bytes over the rates that were measured in the same
+minute for copies and the disk alone, divided by what it took. "ours" is what a machine without a
+device does: hot and warm budget are one pool, and nothing is copied. "ours, copied" keeps them
+apart as a device's memory and the host's are, like all others here; its early fetches guess right
+as often as public measurements say that a next layer's router does (three in four), as random
+weights make no router that could be asked. Belady's optimum has the slots that the contestant has.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -23,7 +27,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -39,6 +43,7 @@ from offloading.baselines import (
     WholeLayers,
 )
 from offloading.model import Pages, Shape, forget, make_checkpoint
+from offloading.report import COPIED, OURS, Rates, Result, report
 from torch import Tensor
 
 from lite_llm.checkpoint import open_checkpoint
@@ -52,42 +57,24 @@ from lite_llm.experts import (
     ExpertSettings,
     LayerExperts,
     Policy,
+    ResidentBank,
     Routed,
     Statistics,
     Throttle,
     synthetic_trace,
 )
 from lite_llm.experts.belady import optimal_hits
+from lite_llm.experts.packing import packing_of
 from lite_llm.experts.traces import Trace
 from lite_llm.kernels import set_threads
 from lite_llm.models import Decoder, load_decoder, open_expert_cache, parse_config, take_inventory
 from lite_llm.models.moe import MoeBlock
 from lite_llm.tiers import DiskReader, LocalSource, RecordReader
 
-FULL = Shape(layers=24, experts=64, top_k=8, hidden=1024, inner=512)
+FULL = Shape(layers=20, experts=64, top_k=8, hidden=1024, inner=512)
 QUICK = Shape(layers=8, experts=64, top_k=8, hidden=512, inner=256)
 RIGHT = 0.75
 """How often the next layer's router is, asked a layer early (JustVugg/colibri#200: 72 to 74 %)."""
-
-
-@dataclass
-class Result:
-    """Of one contestant at one budget."""
-
-    name: str
-    hot_percent: int
-    token_ms: float
-    """Median."""
-    p95_ms: float
-    hit_rate: float
-    warm_mb: float
-    """Copied a token from warm memory, in millions of bytes."""
-    disk_mb: float
-    formula: float = 0.0
-    belady: float = 0.0
-    """Hit rate over the best possible."""
-    mismatches: int = 0
-    """Tokens whose hidden state differs in any bit from the resident model's."""
 
 
 class Choice:
@@ -128,26 +115,61 @@ class Bench:
         self.reader = open_checkpoint(directory)
         self.config = parse_config(self.reader.manifest.architecture)
         self.inventory = take_inventory(self.reader.manifest, self.config)
-        *_, decoder = load_decoder(self.reader, self.config)
-        assert isinstance(decoder, Decoder)
-        self.decoder = decoder
         self.blocks: list[MoeBlock] = []
-        self.choices: list[Choice] = []
-        for index in range(shape.layers):
-            block = decoder.weights.get(index).ffn
-            assert isinstance(block, MoeBlock)
-            self.blocks.append(block)
-            self.choices.append(Choice(trace, index))
-            block._router = self.choices[-1]  # type: ignore[assignment]  # the trace decides
-        self.gating = [block.experts._gating for block in self.blocks]
-        third = trace.num_rows // 3
-        self.fill, self.timed = range(third), range(third, trace.num_rows)
-        self.expected = self.run(self.timed)[1]
+        self.choices = [Choice(trace, index) for index in range(shape.layers)]
+        third = trace.num_rows // 4
+        self.fill, self.timed = range(3 * third), range(3 * third, trace.num_rows)
+        with self.cache(102, warm_percent=2) as cache:
+            *_, decoder = load_decoder(self.reader, self.config, cache)
+            assert isinstance(decoder, Decoder)
+            self.decoder = decoder
+            for index in range(shape.layers):
+                block = decoder.weights.get(index).ffn
+                assert isinstance(block, MoeBlock)
+                block._router = self.choices[index]  # type: ignore[assignment]  # the trace decides
+                self.blocks.append(block)
+            self.gating = [block.experts._gating for block in self.blocks]
+            self.resident_ms, self.cached_ms, self.expected = self._resident(cache)
+        self.idle_bytes = anonymous_bytes()
+
+    def _resident(self, cache: ExpertCache) -> tuple[float, float, list[Tensor]]:
+        """Milliseconds of a token without the cache and with it, all experts in its slots."""
+        weights = []
+        for expert in range(len(cache.keys)):
+            place = cache.table.find(expert)
+            assert place is not None, "all are held"
+            slot = cache.slots[place.slot]
+            if slot.coming is not None:
+                slot.coming[1].wait()
+            weights.append(cache.weights(expert, slot))
+        count = self.shape.layers
+        plain = [
+            ResidentBank([weights[number] for number in cache.numbers[layer]])
+            for layer in range(count)
+        ]
+        cached = [cache.bank(layer) for layer in range(count)]
+        self.use(lambda layer: plain[layer])
+        expected = self.run(self.timed)[1]
+        without, with_it = list[float](), list[float]()
+        for _ in range(5):
+            self.use(lambda layer: cached[layer])
+            with_it += self.run(self.timed[:16])[0]
+            self.use(lambda layer: plain[layer])
+            without += self.run(self.timed[:16])[0]
+        return median(without), median(with_it), expected
 
     def use(self, bank_of: Callable[[int], Bank]) -> None:
         """Exchange all layers' experts."""
         for index, block in enumerate(self.blocks):
             block.experts = LayerExperts(index, bank_of(index), self.gating[index])
+
+    def ask(self, rows: range) -> None:
+        """Have the layers' experts brought as these rows need them, and compute nothing."""
+        for row in rows:
+            for choice, block in zip(self.choices, self.blocks, strict=True):
+                choice.row = row
+                for _ in block.experts._bank.bring(packing_of(choice.route(torch.empty(0)))):
+                    pass
 
     def run(self, rows: range) -> tuple[list[float], list[Tensor]]:
         """Milliseconds of each token, and its hidden state."""
@@ -168,16 +190,23 @@ class Bench:
 
     @contextmanager
     def cache(
-        self, percent: int, *, policy: Policy = LRU, readers: int = 4, apart: bool = True
+        self,
+        percent: int,
+        *,
+        warm_percent: int = 50,
+        policy: Policy = LRU,
+        readers: int = 4,
+        apart: bool = True,
     ) -> Iterator[ExpertCache]:
-        """Hot slots for so many of the experts, warm memory for half."""
+        """Hot slots and warm memory for so many of the experts."""
         total = self.shape.num_bytes
         settings = ExpertSettings(
             hot_bytes=total * percent // 100,
-            warm_bytes=total // 2,
+            warm_bytes=max(total * warm_percent // 100, 16 * self.shape.expert_bytes),
             policy=policy,
             readers=readers,
             apart=apart,
+            prefetch=False,
         )
         forget(self.directory)
         disk = DiskReader(threads=1)
@@ -187,6 +216,7 @@ class Bench:
             yield cache
         finally:
             self.use(lambda layer: _Nobody())
+            gc.collect()
             cache.close()
             records.close()
             disk.close()
@@ -198,15 +228,6 @@ class _Nobody:
 
     def bring(self, packing: object) -> Any:
         raise AssertionError("a contestant has gone")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Bytes a second, with nothing else going on."""
-
-    copy: float
-    disk: float
-    resident_ms: float
 
 
 def measured_rates(bench: Bench, resident_ms: float) -> Rates:
@@ -239,7 +260,8 @@ def measure(
     bench: Bench, name: str, percent: int, cache: ExpertCache, fill: range, timed: range,
     hits: Callable[[], tuple[int, int]],
 ) -> Result:  # fmt: skip
-    bench.run(fill)
+    declared = cache.settings.hot_bytes + cache.settings.warm_bytes
+    bench.ask(fill)
     tally = cache.fetcher.tally
     before = (dict(tally.num_bytes), *hits())
     took, hidden = bench.run(timed)
@@ -250,13 +272,22 @@ def measure(
     return Result(
         name, percent, median(took), quantiles(took, n=20)[-1], new_hits / (new_hits + new_misses),
         moved[Medium.DRAM] / len(timed) / 1e6, disk / len(timed) / 1e6, mismatches=wrong,
+        memory=(anonymous_bytes() - bench.idle_bytes) / declared,
     )  # fmt: skip
 
 
-def ours(bench: Bench, percent: int, policy: Policy, *, early: bool, readers: int = 4) -> Result:
+def anonymous_bytes() -> int:
+    """Of this process, in memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) << 10
+
+
+def ours(
+    bench: Bench, percent: int, name: str, policy: Policy, *, apart: bool = True,
+    early: bool = False, readers: int = 4,
+) -> Result:  # fmt: skip
     """With or without fetching early."""
-    name = {1: "B5 device LRU, one copy engine"}.get(readers, "ours, early" if early else "ours")
-    with bench.cache(percent, policy=policy, readers=readers) as cache:
+    with bench.cache(percent, policy=policy, readers=readers, apart=apart) as cache:
         bench.use(cache.bank)
         if early:
             throttle = Throttle()
@@ -297,48 +328,32 @@ def with_formula(result: Result, rates: Rates) -> Result:
 
 
 def contestants(bench: Bench, percent: int, rates: Rates) -> Iterator[Result]:
-    third = len(bench.fill)
-    slots = bench.shape.layers * bench.shape.experts * percent // 100
-    is_hit = optimal_hits(bench.trace.demands, slots)
-    timed_at = int(bench.trace.demands.start_D[third * bench.shape.layers])
-    best = float(is_hit[timed_at:].mean())
+    """Every one of them at one budget."""
+    timed_at = int(bench.trace.demands.start_D[bench.timed.start * bench.shape.layers])
+    experts = bench.shape.layers * bench.shape.experts
+    best = {
+        share: float(optimal_hits(bench.trace.demands, experts * share // 100)[timed_at:].mean())
+        for share in (percent, min(100, percent + 50))
+    }
     used: Counter[int] = Counter()
     for index in range(bench.shape.layers):
-        chosen = bench.trace.experts_RLK[:third, index].flatten().tolist()
+        chosen = bench.trace.experts_RLK[bench.fill, index].flatten().tolist()
         used.update(index * bench.shape.experts + int(expert) for expert in chosen)
     runs: list[Callable[[], Result]] = [
-        lambda: ours(bench, percent, DEFAULT, early=False),
-        lambda: ours(bench, percent, DEFAULT, early=True),
-        lambda: ours(bench, percent, LRU, early=False, readers=1),
-        lambda: baseline(bench, percent, "B1 whole layers", WholeLayers, 0.05),
+        lambda: ours(bench, percent, OURS, DEFAULT, apart=False),
+        lambda: ours(bench, percent, COPIED, DEFAULT),
+        lambda: ours(bench, percent, "ours, copied, early", DEFAULT, early=True),
+        lambda: ours(bench, percent, "B5 device LRU, one copy engine", LRU, readers=1),
+        lambda: baseline(bench, percent, "B1 whole layers", WholeLayers, 0.1),
         lambda: baseline(bench, percent, "B2 LRU a layer, copied back", LayerLru, 1),
         lambda: baseline(bench, percent, "B3 LFU, synchronous", GlobalLfu, 1),
         lambda: baseline(bench, percent, "B4 pinned by frequency", lambda c: Pinned(c, used), 1),
     ]
     for run in runs:
         result = with_formula(run(), rates)
-        result.belady = result.hit_rate / best if best else 0.0
+        result.belady = result.hit_rate / best[min(100, percent + 50 * (result.name == OURS))]
         print(result, file=sys.stderr, flush=True)
         yield result
-
-
-def in_the_path(bench: Bench, resident: range) -> tuple[float, float]:
-    """Resident milliseconds without the cache and with it, all experts in its slots."""
-    plain, _ = bench.run(resident)
-    banks = [block.experts._bank for block in bench.blocks]
-    with_it: list[float] = []
-    without: list[float] = plain[len(plain) // 3 :]
-    with bench.cache(101) as cache:
-        cached = [cache.bank(layer) for layer in range(bench.shape.layers)]
-        bench.use(lambda layer: cached[layer])
-        bench.run(resident)
-        for _ in range(3):
-            bench.use(lambda layer: cached[layer])
-            with_it += bench.run(resident)[0]
-            bench.use(lambda layer: banks[layer])
-            without += bench.run(resident)[0]
-    bench.use(lambda layer: banks[layer])
-    return median(without), median(with_it)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -353,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     set_threads(given.threads)
     shape = QUICK if given.quick else FULL
-    tokens = given.tokens or (96 if given.quick else 48)
+    tokens = given.tokens or 96
     trace = synthetic_trace(
         Statistics(
             layers=shape.layers, experts=shape.experts, top_k=shape.top_k, tokens=tokens, sessions=1
@@ -362,35 +377,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = make_checkpoint(given.directory or Path(temporary), shape)
         bench = Bench(directory, shape, trace)
-        without, with_it = in_the_path(bench, range(min(16, tokens)))
-        for block in bench.blocks:
-            block.experts = LayerExperts(0, _Nobody(), bench.gating[0])
-        rates = measured_rates(bench, without)
+        rates = measured_rates(bench, bench.resident_ms)
         results = [
             result for percent in given.budgets for result in contestants(bench, percent, rates)
         ]
     if given.json:
         shown = [asdict(result) for result in results]
-        print(json.dumps({"rates": asdict(rates), "with_cache_ms": with_it, "results": shown}))
+        told = {"rates": asdict(rates), "with_cache_ms": bench.cached_ms, "results": shown}
+        print(json.dumps(told))
     else:
-        report(rates, with_it, results)
-
-
-def report(rates: Rates, with_cache_ms: float, results: Sequence[Result]) -> None:
-    """As the tables of docs/benchmarks/experts.md."""
-    ratio = rates.resident_ms / with_cache_ms
-    print(f"resident: {rates.resident_ms:.1f} ms a token; with the cache in the path {ratio:.2f}x")
-    print(f"copies {rates.copy / 1e9:.1f} GB/s, disk {rates.disk / 1e9:.2f} GB/s")
-    head = ("hot", "", "ms a token", "p95", "hits", "of Belady's", "warm MB", "disk MB", "formula")
-    print(f"| {' | '.join((*head, 'differ'))} |")
-    print("|---" * (len(head) + 1) + "|")
-    for r in results:
-        cells = (
-            f"{r.hot_percent} %", r.name, f"{r.token_ms:.1f}", f"{r.p95_ms:.1f}",
-            f"{r.hit_rate:.3f}", f"{r.belady:.2f}", f"{r.warm_mb:.0f}", f"{r.disk_mb:.0f}",
-            f"{r.formula:.2f}", str(r.mismatches),
-        )  # fmt: skip
-        print(f"| {' | '.join(cells)} |")
+        for line in report(rates, bench.cached_ms, results):
+            print(line)
 
 
 if __name__ == "__main__":

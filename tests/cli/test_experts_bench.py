@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 from lite_llm.cli.app import app
 from lite_llm.cli.experts_bench import parse_budgets
 from lite_llm.contracts.errors import Corrupt, InvalidRequest, InvalidSettings
+from lite_llm.experts.policies import policy_named
+from lite_llm.experts.replay import events_of
+from lite_llm.experts.traces import Trace
 from lite_llm.experts.traces_synthetic import Statistics, synthetic_trace
 
 
@@ -68,3 +71,14 @@ def test_what_cannot_be_meant_is_refused(trace: Path, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match="not a share"):
             parse_budgets(budget)
     assert parse_budgets("10%, 12.5%,100%") == [0.1, 0.125, 1.0]
+
+
+def test_what_a_serving_model_recorded_becomes_events_and_activations(
+    trace: Path, tmp_path: Path
+) -> None:
+    events, activations = tmp_path / "events", tmp_path / "activations.json"
+    run(trace, "--slots", "5", "--events", str(events), "--activations", str(activations))
+    log = events_of(Trace.read(trace), policy_named("nearest"), 5)
+    assert events.read_text().splitlines() == [*log.lines()]
+    counts = json.loads(activations.read_text())
+    assert sum(sum(layer) for layer in counts.values()) == 120

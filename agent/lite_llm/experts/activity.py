@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lite_llm.experts.packing import Packing
 from lite_llm.experts.routing import Routed
+from lite_llm.experts.traces import Trace
 
 
 class Activity:
@@ -16,6 +17,13 @@ class Activity:
     def __init__(self, experts_of_layer: Mapping[int, int]) -> None:
         """``experts_of_layer``: how many there are, of the layers that have any."""
         self.counts = {layer: [0] * count for layer, count in experts_of_layer.items()}
+
+    @classmethod
+    def of(cls, trace: Trace) -> Activity:
+        """What a serving model recorded."""
+        activity = cls(trace.experts_of_layer)
+        activity.counts = trace.activity()
+        return activity
 
     def record(self, layer: int, routed: Routed, packing: Packing) -> None:
         """Count one step's rows of a layer."""

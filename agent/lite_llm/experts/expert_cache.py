@@ -17,7 +17,9 @@ from typing import Final
 import torch
 
 from lite_llm.contracts.errors import LiteLLMError, OverBudget
+from lite_llm.contracts.identity import ExpertKey
 from lite_llm.contracts.manifest import ExpertRecord
+from lite_llm.contracts.tiers import Medium
 from lite_llm.experts.bank import ExpertWeights, NotThere, Wave
 from lite_llm.experts.events import EventLog
 from lite_llm.experts.fetching import Fetcher, Stored, work_room
@@ -29,7 +31,6 @@ from lite_llm.experts.slots import HotSlot, hot_memory
 from lite_llm.experts.step_rows import StepRows
 from lite_llm.experts.tracing import Tracing
 from lite_llm.tiers import RecordReader
-from lite_llm.tiers.memory import cupy
 
 PASSAGE: Final = 2
 """Hot slots for experts that the table keeps no place for: one runs while the next one comes."""
@@ -41,6 +42,7 @@ FORGETTING_VISITS: Final = 4
 """Steps without a miss after which nothing is fetched early any more."""
 
 Waves = Generator[Wave, None, None]
+_CPU: Final = torch.device("cpu")
 
 
 class ExpertCache:
@@ -52,42 +54,47 @@ class ExpertCache:
         dtype: torch.dtype,
         reader: RecordReader,
         settings: ExpertSettings,
+        device: torch.device = _CPU,
     ) -> None:
-        """``layers``: the experts of each layer that has any, sorted by expert.
+        """``layers``: the experts of each layer that has any; ``device``: where they run.
 
         Raises :class:`InvalidSettings` for budgets that hold too few of them.
         """
         self.rows = StepRows()
+        self._behind = reader.medium
         self.settings = settings
         self.tracing: Tracing | None = None
         self.log = EventLog() if settings.log else None
         """What became of every expert, in order."""
-        self.keys = [record.key for _, records in sorted(layers.items()) for record in records]
-        """Of each expert, by its number through all layers."""
+        ordered = {
+            layer: sorted(records, key=lambda record: record.router_row)
+            for layer, records in sorted(layers.items())
+        }
+        self.keys = [record.key for records in ordered.values() for record in records]
+        """Of each expert, by its number: through all layers, and in these by the router's rows."""
         every: dict[int, range] = {}
-        self.numbers: dict[int, list[int]] = {}
+        self.numbers: dict[int, range] = {}
         """Of each layer's experts, by their rows of the router."""
         self._stored: list[Stored] = []
         self._visits_since_miss = 0
         self._settled: list[ExpertWeights | None] = [None] * len(self.keys)
         """Of experts that are in their slots for certain, what products need."""
         known: dict[RecordLayout, RecordLayout] = {}
-        for layer, records in sorted(layers.items()):
-            first, rows = len(self._stored), [record.router_row for record in records]
-            self.numbers[layer] = [
-                first + at for at in sorted(range(len(rows)), key=rows.__getitem__)
-            ]
-            every[layer] = range(first, first + len(records))
+        for layer, records in ordered.items():
+            first = len(self._stored)
+            every[layer] = self.numbers[layer] = range(first, first + len(records))
             for record in records:
                 layout, pieces = layout_of(record, dtype)
                 self._stored.append(Stored(known.setdefault(layout, layout), pieces))
-        if not (cupy() is not None if settings.apart is None else settings.apart):
+        on_device = device.type == "cuda"
+        if not (on_device if settings.apart is None else settings.apart):
             settings = _as_one(settings, self._stored, reader)
         with ExitStack() as held:
             memory = hot_memory(
                 settings.hot_bytes,
                 max(layout.num_bytes for layout in known),
                 least_slots=PASSAGE + 1,
+                on_device=on_device,
             )
             held.callback(memory.close)
             self.arena = memory.arena
@@ -136,18 +143,17 @@ class ExpertCache:
 
     def bring(self, layer: int, experts: Sequence[int], prompts: Collection[int]) -> Waves:
         """Waves of a layer's experts (see :class:`Bank`); ``prompts``: that no row decodes with."""
-        ordered = sorted(experts)
         self._visits_since_miss += 1
         if self.log is None and not prompts:
             settled = [self._settled[expert] for expert in experts]
             if None not in settled:
-                self.table.touch(layer, ordered)
+                self.table.touch(layer, experts)
                 yield Wave(settled)  # type: ignore[arg-type]  # mypy knows no such test of a list
                 return
         decision = self.table.demand(
             layer,
-            [expert for expert in ordered if expert not in prompts],
-            [expert for expert in ordered if expert in prompts],
+            [expert for expert in experts if expert not in prompts],
+            [expert for expert in experts if expert in prompts],
         )
         slots = {place.key: self.slots[place.slot] for place in decision.hits}
         slots |= {load.place.key: self._slot_of(load) for load in decision.loads}
@@ -230,10 +236,31 @@ class ExpertCache:
         router, each with this probability."""
         for row in rows:
             expert = self.numbers[layer][row]
+            if self.tracing is not None:
+                self.tracing.wish(expert, probability)
             load = self.table.want(expert, probability)
             if load is not None:
                 urgency = distance / max(probability, 1e-3)
                 self.fetcher.expect(expert, self._slot_of(load), probability, urgency)
+
+    def where(self) -> list[tuple[int, int, bytes]]:
+        """Layer, tier and, of its experts in order, a :class:`Medium` each: the nearest copy.
+
+        Any thread may ask. What is on its way counts as there.
+        """
+        hot, warm = self.table.resident_N(), self.fetcher.table.resident_N()
+        found: dict[tuple[int, int], list[tuple[ExpertKey, int]]] = {}
+        for number, key in enumerate(self.keys):
+            medium = self._behind
+            if hot[number]:
+                medium = Medium.GPU
+            elif warm[number]:
+                medium = Medium.DRAM
+            found.setdefault((key.layer, key.tier), []).append((key, medium))
+        return [
+            (layer, tier, bytes(medium for _, medium in sorted(experts)))
+            for (layer, tier), experts in sorted(found.items())
+        ]
 
     @property
     def has_missed_lately(self) -> bool:

@@ -15,7 +15,9 @@ import numpy as np
 from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.experts.belady import optimal_hits
 from lite_llm.experts.compiled_pool import CompiledPool
+from lite_llm.experts.events import EventLog
 from lite_llm.experts.policies import LFU, LRU, POLICIES, Ints, Policy
+from lite_llm.experts.slot_table import SlotTable
 from lite_llm.experts.traces import Demands, Trace
 
 
@@ -115,6 +117,27 @@ def replay(
         prefetches=counts.prefetches,
         wasted_prefetches=counts.wasted_prefetches,
     )
+
+
+def events_of(trace: Trace, policy: Policy, num_slots: int, *, seed: int = 0) -> EventLog:
+    """The events that a pool had while the trace was recorded: with that policy, size and seed, the
+    same sequence that a serving model logs, but for experts that failed or were held."""
+    log, first, layers = EventLog(), 0, dict[int, range]()
+    for index, count in enumerate(trace.experts_of_layer.values()):
+        layers[index] = range(first, first + count)
+        first += count
+    table: SlotTable[int] = SlotTable(layers, num_slots, policy, seed=seed, log=log)
+    demands, wishes = trace.demands, len(trace.wish_demand_W)
+    wish = 0
+    for number, layer in enumerate(demands.layer_D.tolist()):
+        own = slice(*demands.start_D[number : number + 2])
+        experts, is_prompts = demands.expert_A[own], demands.is_prompts_A[own]
+        decision = table.demand(layer, experts[~is_prompts].tolist(), experts[is_prompts].tolist())
+        while wish < wishes and trace.wish_demand_W[wish] <= number + 1:
+            table.want(int(trace.wish_expert_W[wish]), float(trace.wish_odds_W[wish]))
+            wish += 1
+        table.release(decision)
+    return log
 
 
 def belady(workload: Workload, num_slots: int) -> Tally:

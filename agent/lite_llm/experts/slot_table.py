@@ -100,6 +100,11 @@ class SlotTable(Generic[K]):
         """What happened so far."""
         return self._pool.counts
 
+    def resident_N(self) -> list[bool]:
+        """Of each expert, whether it is there, or on its way; for any thread, at some moment."""
+        found: list[bool] = (self._pool.slot_N >= 0).tolist()
+        return found
+
     @property
     def uses_N(self) -> Ints:
         """How often each expert was demanded."""

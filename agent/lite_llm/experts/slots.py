@@ -117,11 +117,12 @@ class SlotMemory:
         self.arena.close()
 
 
-def hot_memory(num_bytes: int, slot_bytes: int, *, least_slots: int) -> SlotMemory:
-    """On the device, or in ordinary memory without one; whole slots within ``num_bytes``."""
+def hot_memory(num_bytes: int, slot_bytes: int, *, least_slots: int, on_device: bool) -> SlotMemory:
+    """On the device or in ordinary memory; whole slots within ``num_bytes``."""
     slot_bytes = aligned_up(slot_bytes)
     room = _whole_slots("hot_bytes", num_bytes, slot_bytes, least_slots)
-    return SlotMemory("hot experts", device_memory(room), slot_bytes)
+    memory = device_memory(room) if on_device else HostMemory(room, lock=False)
+    return SlotMemory("hot experts", memory, slot_bytes)
 
 
 def warm_memory(num_bytes: int, slot_bytes: int, *, least_slots: int) -> SlotMemory:

@@ -3,10 +3,12 @@
 A row is one token of one step: its sequence, whether it is a prompt's, and in every layer its
 experts, ascending as they are summed, with their weights. The file is a line that names it, the
 length of a header, the header (canonical JSON), the arrays one behind the other (little-endian),
-and a checksum of all that: the same trace is the same bytes.
+and a checksum of all that: the same trace is the same bytes. What was fetched early is in it, too,
+as no choice says it.
 
 Legend: R rows, L layers that have experts, K experts a token at most; A accesses: experts that a
-step's layer demands, each once; D demands, one for each step and layer.
+step's layer demands, each once; D demands, one for each step and layer; W wishes: experts that
+were wanted early.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -24,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lite_llm.contracts.errors import Corrupt, VersionMismatch
-from lite_llm.experts.policies import Ints
+from lite_llm.experts.policies import Floats, Ints
 
 MAGIC: Final = b"lite-llm expert trace\n"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_HEADER_BYTES: Final = 1 << 20
 NO_EXPERT: Final = (1 << 16) - 1
 
@@ -39,6 +41,9 @@ _ARRAYS: Final = (
     ("is_prompt", "|u1"),
     ("experts", "<u2"),
     ("weights", "<f2"),
+    ("wish_demand", "<u4"),
+    ("wish_expert", "<u4"),
+    ("wish_odds", "<f8"),
 )
 
 
@@ -77,6 +82,12 @@ class Trace:
     """As the router numbers them within their layer; 65535, behind the others, for none."""
     weights_RLK: NDArray[np.float16]
     """0 where there is no expert."""
+    wish_demand_W: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    """How many demands there had been; never descending."""
+    wish_expert_W: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    """Numbered through all layers, as demands number them."""
+    wish_odds_W: Floats = field(default_factory=lambda: np.empty(0, np.float64))
+    """Its probability, as far as was known."""
 
     @property
     def num_rows(self) -> int:
@@ -114,11 +125,22 @@ class Trace:
             is_prompts_A=is_prompts,
         )
 
+    def activity(self) -> dict[int, list[int]]:
+        """Of each layer, how many rows chose each of its experts: what tiers are drawn from."""
+        return {
+            layer: np.bincount(
+                self.experts_RLK[:, index][self.experts_RLK[:, index] != NO_EXPERT],
+                minlength=count,
+            ).tolist()
+            for index, (layer, count) in enumerate(self.experts_of_layer.items())
+        }
+
     def to_bytes(self) -> bytes:
         """The file's bytes."""
         header = {
             "experts_of_layer": [[layer, count] for layer, count in self.experts_of_layer.items()],
             "rows": self.num_rows,
+            "wishes": len(self.wish_demand_W),
             "top_k": self.experts_RLK.shape[2],
             "version": VERSION,
         }
@@ -129,6 +151,9 @@ class Trace:
             self.is_prompt_R,
             self.experts_RLK,
             self.weights_RLK,
+            self.wish_demand_W,
+            self.wish_expert_W,
+            self.wish_odds_W,
         )
         parts = [MAGIC, _LENGTH.pack(len(text)), text]
         for column, (_, dtype) in zip(columns, _ARRAYS, strict=True):
@@ -151,7 +176,11 @@ class Trace:
         header, at = _header(data, name)
         layers: dict[int, int] = dict(header["experts_of_layer"])
         rows, top_k = header["rows"], header["top_k"]
-        shapes = ((rows,), (rows,), (rows,), *((rows, len(layers), top_k),) * 2)
+        shapes = (
+            *((rows,),) * 3,
+            *((rows, len(layers), top_k),) * 2,
+            *((header["wishes"],),) * 3,
+        )
         sizes = [
             np.dtype(dtype).itemsize * int(np.prod(shape, dtype=object))
             for shape, (_, dtype) in zip(shapes, _ARRAYS, strict=True)
@@ -185,6 +214,12 @@ class Trace:
         later, earlier = experts_RLK[..., 1:], experts_RLK[..., :-1]
         if ((later <= earlier) & (later != NO_EXPERT)).any():
             return "a row's experts don't ascend"
+        if (self.wish_demand_W[1:] < self.wish_demand_W[:-1]).any():
+            return "its wishes descend"
+        if (self.wish_expert_W >= self.num_experts).any():
+            return "a wish is for no expert"
+        if not ((self.wish_odds_W >= 0) & (self.wish_odds_W <= 1)).all():
+            return "a wish has no probability"
         if not np.isfinite(self.weights_RLK).all() or self.weights_RLK[~is_chosen_RLK].any():
             return "a weight is not a number, or belongs to no expert"
         return ""
@@ -211,9 +246,10 @@ def _header(data: bytes, name: str) -> tuple[dict[str, Any], int]:
             remedy="record it again",
         )
     layers, canonical = header.get("experts_of_layer"), None
-    if header.keys() == {"experts_of_layer", "rows", "top_k", "version"} and _are_layers(layers):
+    names = {"experts_of_layer", "rows", "top_k", "version", "wishes"}
+    if header.keys() == names and _are_layers(layers):
         canonical = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    is_sized = _is_count(header.get("rows")) and _is_count(header.get("top_k"))
+    is_sized = all(_is_count(header.get(name)) for name in ("rows", "top_k", "wishes"))
     if canonical != data[at : at + length] or not is_sized:
         raise _corrupt(name, "its header is not as this version writes it")
     return header, at + length
@@ -252,6 +288,8 @@ class TraceRecorder:
         self._rows: list[tuple[NDArray[np.uint32], NDArray[np.uint8]]] = []
         self._experts: list[NDArray[np.uint16]] = []
         self._weights: list[NDArray[np.float16]] = []
+        self._demands = 0
+        self._wishes: list[tuple[int, int, float]] = []
 
     def begin_step(self, sequences: Sequence[int], is_prompt: Sequence[bool]) -> None:
         """The rows of the next step, in their order in every layer's arrays."""
@@ -265,8 +303,13 @@ class TraceRecorder:
         """What the layer's router chose for the rows of the step: int with -1 for none, float."""
         index, width = self._index[layer], experts_TK.shape[1]
         is_chosen_TK = experts_TK >= 0
+        self._demands += bool(is_chosen_TK.any())
         self._experts[-1][:, index, :width] = np.where(is_chosen_TK, experts_TK, NO_EXPERT)
         self._weights[-1][:, index, :width] = np.where(is_chosen_TK, weights_TK, 0.0)
+
+    def wish(self, expert: int, odds: float) -> None:
+        """It is wanted before its layer demands it, with this probability."""
+        self._wishes.append((self._demands, expert, odds))
 
     def trace(self) -> Trace:
         """Of all steps so far."""
@@ -280,4 +323,7 @@ class TraceRecorder:
             np.concatenate([*(rows[1] for rows in self._rows), np.empty(0, np.uint8)]),
             np.concatenate([*self._experts, empty.astype(np.uint16)]),
             np.concatenate([*self._weights, empty.astype(np.float16)]),
+            np.array([demand for demand, _, _ in self._wishes], np.uint32),
+            np.array([expert for _, expert, _ in self._wishes], np.uint32),
+            np.array([odds for _, _, odds in self._wishes], np.float64),
         )

@@ -35,6 +35,11 @@ class Tracing:
         weights_TK = routed.weights_TK.cpu().numpy()
         self._recorder.record(layer, routed.experts_TK.cpu().numpy(), weights_TK)
 
+    def wish(self, expert: int, odds: float) -> None:
+        """An expert, numbered through all layers, is fetched early."""
+        if self._recorder is not None:
+            self._recorder.wish(expert, odds)
+
     def write(self, path: Path) -> None:
         """What was seen so far, if anything was."""
         if self._recorder is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
+import torch
 
 from lite_llm.checkpoint import Reader
 from lite_llm.contracts.manifest import ExpertRecord
@@ -43,14 +44,18 @@ class Progress:
 
 
 def open_expert_cache(
-    inventory: Inventory, reader: RecordReader, settings: ExpertSettings
+    inventory: Inventory,
+    reader: RecordReader,
+    settings: ExpertSettings,
+    device: torch.device | None = None,
 ) -> ExpertCache:
-    """For the experts of a model that are not all to be in memory.
+    """For the experts of a model that are not all to be in memory; they run on the ``device``.
 
     Tiers that are placed hot stay in hot slots, if all of them fit. Raises InvalidSettings.
     """
     layers = {number: records for number, records in enumerate(inventory.experts) if records}
-    cache = ExpertCache(layers, inventory.config.dtype, reader, settings)
+    place = device or torch.device("cpu")
+    cache = ExpertCache(layers, inventory.config.dtype, reader, settings, place)
     hot = {tier.id for tier in inventory.manifest.tiers if tier.placement is Placement.HOT}
     if hot and not cache.hold(hot):
         log.warning(

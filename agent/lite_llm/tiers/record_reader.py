@@ -57,6 +57,12 @@ class RecordReader:
         self._files: dict[str, DiskFile] = {}
         self._opening = Lock()
 
+    @property
+    def medium(self) -> Medium:
+        """What the nearest source is."""
+        first = self._sources[0]
+        return first.medium if isinstance(first, LocalSource) else Medium.OBJECT_STORE
+
     def room(self, pieces: Iterable[Piece]) -> int:
         """Bytes that the memory of a record needs so that whole chunks can be read into it."""
         ends = [

@@ -44,6 +44,17 @@ def experts(
         float, typer.Option(min=0.0, max=1.0, help="How often the prefetch is right.")
     ] = 0.75,
     seed: Annotated[int, typer.Option(help="Of the order among equals.")] = 0,
+    activations: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write how often each expert ran, for convert --tiers."),
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write what the first policy does, event by event."),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=0, help="Of those events, as a pool had; 0: the first budget's.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Replay a trace of experts: hits, bytes and waste of any policy, beside the optimum."""
@@ -58,5 +69,8 @@ def experts(
         expert_bytes=parse_size(expert_bytes) if expert_bytes else 0,
         lookahead=Lookahead(lookahead, recall) if lookahead else None,
         seed=seed,
+        activations=activations,
+        events=events,
+        slots=slots,
         as_json=as_json,
     )

@@ -13,7 +13,16 @@ import typer
 
 from lite_llm.contracts import format_size
 from lite_llm.contracts.errors import InvalidRequest
-from lite_llm.experts.replay import Lookahead, Tally, Workload, belady, contenders
+from lite_llm.experts.activity import Activity
+from lite_llm.experts.policies import policy_named
+from lite_llm.experts.replay import (
+    Lookahead,
+    Tally,
+    Workload,
+    belady,
+    contenders,
+    events_of,
+)
 from lite_llm.experts.traces import Trace
 
 _PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
@@ -28,14 +37,26 @@ def bench_experts_command(
     lookahead: Lookahead | None,
     seed: int,
     as_json: bool,
+    activations: Path | None = None,
+    events: Path | None = None,
+    slots: int = 0,
 ) -> None:
-    """Replay and print; ``expert_bytes`` of 0: bytes are not told."""
+    """Replay and print; ``expert_bytes`` of 0: bytes are not told.
+
+    ``activations`` is written for ``convert --tiers``, ``events`` with what the first policy did
+    with ``slots``, or with the first budget.
+    """
     shares = parse_budgets(budgets)
     names = [name.strip() for name in policies.split(",")]
     if not path.is_file():
         raise InvalidRequest(f"{path} is no file", where=str(path), remedy="name a trace")
     trace = Trace.read(path)
     workload = Workload.of(trace)
+    if activations is not None:
+        Activity.of(trace).write(activations)
+    if events is not None:
+        slots = slots or workload.slots(shares[0])
+        events_of(trace, policy_named(names[0]), slots, seed=seed).write(events)
     result = {
         "trace": str(path),
         "rows": trace.num_rows,

@@ -75,8 +75,8 @@ def test_broken_files_are_refused_by_name() -> None:
     for fault, content in broken.items():
         with pytest.raises(Corrupt, match=rf"bad\.trace is not .*{fault}"):
             Trace.parse(content, "bad.trace")
-    with pytest.raises(VersionMismatch, match="version 2, not 1"):
-        Trace.parse(with_header(data, version=2), "bad.trace")
+    with pytest.raises(VersionMismatch, match="version 3, not 2"):
+        Trace.parse(with_header(data, version=3), "bad.trace")
 
 
 @pytest.mark.parametrize(

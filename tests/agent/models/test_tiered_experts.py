@@ -19,6 +19,7 @@ from lite_llm.contracts.errors import InvalidSettings, StoreUnavailable
 from lite_llm.contracts.tiers import Medium
 from lite_llm.experts import (
     POLICIES,
+    Activity,
     ExpertAway,
     ExpertCache,
     ExpertCorrupt,
@@ -27,6 +28,8 @@ from lite_llm.experts import (
     OfRows,
     Trace,
 )
+from lite_llm.experts.events import Happening
+from lite_llm.experts.replay import events_of
 from lite_llm.models import (
     Decoder,
     load_decoder,
@@ -249,9 +252,61 @@ def test_what_was_asked_for_is_measured_and_traced(
     text = render(metrics.registry)[0].decode()
     assert 'lite_llm_expert_demands_total{model="default/it",outcome="hit"}' in text
     assert 'lite_llm_expert_slots{model="default/it",state="capacity"} 14.0' in text
+    assert [(layer, tier, len(media)) for layer, tier, media in told] == [
+        (layer, 0, EXPERTS) for layer in range(LAYERS)
+    ]
+    media = b"".join(media for _, _, media in told)
+    assert media.count(Medium.GPU) == cache.table.num_slots == 14
+    assert media.count(Medium.DRAM) == EXPERTS * LAYERS - 14
     trace = Trace.read(tmp_path / "trace")
     assert trace.num_rows == sum(map(len, SEQUENCES))
     assert trace.experts_of_layer == dict.fromkeys(range(LAYERS), EXPERTS)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_served_run_s_events_are_replayed(
+    checkpoint: Path, tmp_path: Path, run: Run, prefetch: bool
+) -> None:
+    settings: dict[str, Any] = {"trace": tmp_path / "trace", "log": True, "prefetch": prefetch}
+    with tiered(checkpoint, hot_bytes=17 * SLOT, **settings) as (decoder, cache):
+        run(decoder, SEQUENCES, [7, 1])
+        assert cache.log is not None
+        assert bool(cache.table.counts.prefetches) == prefetch
+        slots, policy = cache.table.num_slots, cache.settings.policy
+    replayed = events_of(Trace.read(tmp_path / "trace"), policy, slots)
+    assert [*replayed.lines()] == [*cache.log.lines()]
+    assert Happening.EVICT in replayed.counts()
+    assert events_of(Trace.read(tmp_path / "trace"), POLICIES["lru"], slots).events
+
+
+def test_tiers_are_drawn_from_what_a_serving_model_recorded(
+    checkpoint: Path, hugging_face: Path, tmp_path: Path, run: Run
+) -> None:
+    expected = run(resident(checkpoint), SEQUENCES)
+    with tiered(checkpoint, trace=tmp_path / "trace") as (decoder, _):
+        run(decoder, SEQUENCES)
+    activity = Activity.of(Trace.read(tmp_path / "trace"))
+    activity.write(tmp_path / "activations.json")
+    rules = tmp_path / "tiers.yaml"
+    rules.write_text(
+        "activations: activations.json\n"
+        "tiers:\n"
+        "  - {name: hot, placement: hot, most_used: 4, top_k_experts: 1}\n"
+        "  - {name: rest, placement: warm, experts: rest, top_k_experts: 2}\n"
+    )
+    drawn = tmp_path / "drawn"
+    *_, _ = convert(hugging_face, drawn, ConvertOptions(tiers=load_rules(rules)))
+    with open_checkpoint(drawn) as reader:
+        hot = [record for record in reader.manifest.experts if record.key.tier == 0]
+    for layer, counts in activity.counts.items():
+        rows = {record.router_row for record in hot if record.key.layer == layer}
+        assert len(rows) == 4
+        assert min(counts[row] for row in rows) >= max(
+            count for row, count in enumerate(counts) if row not in rows
+        )
+    with tiered(drawn, hot_bytes=(4 * LAYERS + 5) * SLOT) as (decoder, cache):
+        assert cache.table.num_pinned == 4 * LAYERS
+        assert all(map(torch.equal, run(decoder, SEQUENCES, [4]), expected))
 
 
 class Distant:
