@@ -25,7 +25,7 @@ from lite_llm.agent.peers import alone
 from lite_llm.agent.proofs import ProvenSource, check_digests
 from lite_llm.agent.sources import is_distant, path_of, pinned_uri, scheme_of
 from lite_llm.checkpoint.durable import write_published
-from lite_llm.contracts.errors import Internal, ModelNotFound, StoreUnavailable
+from lite_llm.contracts.errors import Internal, ModelNotFound, StorageFailed, StoreUnavailable
 from lite_llm.proto.v1 import generate_pb2
 from lite_llm.proto.v1.generate_pb2 import LoadProgress
 from lite_llm.proto.v1.model_pb2 import ModelSource
@@ -163,16 +163,27 @@ class Checkpoints:
                 raise
             log.warning("origin is away, the cache has to do", address=uri, error=str(error))
             return Listing.from_json(path.read_bytes(), str(path)), None
-        self._listings.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(write_published, path, listing.to_json())
+        try:
+            self._listings.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(write_published, path, listing.to_json())
+        except OSError as error:  # it costs a start without the origin, and not this one
+            log.warning("listing can't be kept", path=str(path), error=str(error))
         return listing, origin
 
     def _linked(self, download: Download) -> Path:
         view = self._views / f"{next(self._numbers)}"
-        for record in download.listing.files:
-            path = view / record.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(download.path(record.name), path)
+        try:
+            for record in download.listing.files:
+                path = view / record.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.link(download.path(record.name), path)
+        except OSError as error:
+            shutil.rmtree(view, ignore_errors=True)
+            raise StorageFailed(
+                f"{view} can't be made: {error.strerror}",
+                where=str(view),
+                remedy="look at the disk: it is full or failing",
+            ) from error
         return view
 
 

@@ -39,7 +39,11 @@ class Memories:
 
     def forget(self, ref: ModelRef) -> None:
         """That it is not held any more."""
-        (self._directory.specs / _name(ref)).unlink(missing_ok=True)
+        path = self._directory.specs / _name(ref)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("model can't be forgotten", path=str(path), error=str(error))
 
     def recalled(self) -> Iterator[tuple[ModelSpec, Goal]]:
         """What the agent before held, if it did not end in order."""

@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import grpc.aio
 import structlog
@@ -154,7 +154,7 @@ class Workers:
         log_path = self._log_path(model)
         ours, theirs = socket.socketpair()
         try:
-            with theirs, log_path.open("wb") as output:
+            with theirs, _opened(log_path) as output:
                 arguments = ["--socket", str(path), "--threads", str(self._settings.worker_threads)]
                 if backend == NATIVE:
                     arguments += self._engine_options(path.stem)
@@ -171,8 +171,7 @@ class Workers:
             raise
         running = _Running(process, ours, path, path.with_suffix(PID_SUFFIX), log_path)
         try:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # as will be told
-                note(running.pid_path, process.pid)
+            self._note(running.pid_path, process.pid)
             log.info("worker started", model=str(model), pid=process.pid, path=str(log_path))
             await self._wait_up(running, f"the worker of {model}")
         except BaseException:
@@ -244,6 +243,16 @@ class Workers:
             path.replace(path.with_suffix(".log.1"))
         return path
 
+    @staticmethod
+    def _note(path: Path, pid: int) -> None:
+        """For an agent that comes after our crash; a full disk costs it the news of this one."""
+        try:
+            note(path, pid)
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it has ended already, as will be told
+        except OSError as error:
+            log.warning("worker can't be written down", path=str(path), error=str(error))
+
     async def _stop(self, running: _Running) -> None:
         process = running.process
         with contextlib.suppress(ProcessLookupError):
@@ -260,6 +269,14 @@ class Workers:
             running.socket_path.unlink(missing_ok=True)
             running.pid_path.unlink(missing_ok=True)
             shutil.rmtree(self._directory.kv / running.socket_path.stem, ignore_errors=True)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:  # a model is worth more than its log
+        log.warning("a worker's log can't be kept", path=str(path), error=str(error))
+        return Path(os.devnull).open("wb")
 
 
 def _last_words(path: Path) -> str:
