@@ -8,10 +8,12 @@ from lite_llm.dispatch.generation import Dispatcher
 from lite_llm.dispatch.holding import HoldLimits
 from lite_llm.dispatch.loads import Loads, loading
 from lite_llm.dispatch.orders import Orders
+from lite_llm.dispatch.switching import Aliases, switching
 from lite_llm.dispatch.watchdog import Watchdog, guarding
 
 __all__ = [
     "Agents",
+    "Aliases",
     "Breakers",
     "Dispatcher",
     "HoldLimits",
@@ -24,4 +26,5 @@ __all__ = [
     "connecting",
     "guarding",
     "loading",
+    "switching",
 ]

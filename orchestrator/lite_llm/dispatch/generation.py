@@ -42,6 +42,7 @@ from lite_llm.proto.v1.generate_pb2 import (
     RoutingExplanation,
 )
 from lite_llm.telemetry import Metrics, names
+from lite_llm.wire import ref_to_proto
 
 STALE_SECONDS = 2.0  # until what an agent knows of itself shows in the view, or something is wrong
 
@@ -79,6 +80,11 @@ class Dispatcher:
         self._room = HoldingRoom(hold, metrics)
         self._budget = RetryBudget()
         self._desk = Desk(weights)
+
+    @property
+    def view(self) -> ClusterView:
+        """The cluster as it is known now."""
+        return self._views.value
 
     async def generate(
         self, start: GenerateStart, *, explains: bool = False
@@ -153,6 +159,9 @@ class Dispatcher:
         routing: RoutingExplanation | None,
     ) -> None:
         started.node = node
+        started.model.CopyFrom(ref_to_proto(course.model))
+        if (spec := self._views.value.models.get(course.model)) is not None:
+            started.version = spec.version
         if routing is not None:
             started.routing.CopyFrom(routing)
         if course.held_seconds:

@@ -8,11 +8,12 @@ from lite_llm.contracts import ModelRef
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.authentication import tenant_of
 from lite_llm.gateway.measures import measured
+from lite_llm.gateway.model_list import seen
 from lite_llm.openai import Asked, asked_chat, asked_completion
 from lite_llm.openai.merging import merged
-from lite_llm.openai.naming import not_found
 from lite_llm.telemetry import Metrics
 from lite_llm.tenants import Admission
+from lite_llm.wire import ref_to_proto
 
 MODEL = web.RequestKey("model", ModelRef)
 """Which model a request turned out to be for; set by handlers, read by the measuring middleware."""
@@ -36,10 +37,9 @@ class Generations:
 
     async def _respond(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         tenant = tenant_of(request)
-        if not tenant.sees(asked.model):
-            raise not_found(asked.wanted.model)
-        request[MODEL] = asked.model
+        model = request[MODEL] = seen(self._dispatcher.view, asked.model, tenant)
         for start in asked.starts:
+            start.model.CopyFrom(ref_to_proto(model))
             tenant.stamp(start)
         streams = [
             measured(self._dispatcher, start, self._metrics, explains=asked.wanted.explains)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from lite_llm.contracts import ModelRef
+from lite_llm.contracts.errors import ModelNotFound
 from lite_llm.gateway.authentication import tenant_of
 from lite_llm.openai.naming import model_named, name_of, not_found
 from lite_llm.openai.schema import Model, ModelList
-from lite_llm.placement import ClusterView, Observed
+from lite_llm.placement import ClusterView, Observed, resolve
 from lite_llm.tenants import Tenant
 
-__all__ = ["Models", "check_sees", "model_named", "name_of", "not_found"]
+__all__ = ["Models", "check_sees", "is_seen", "model_named", "name_of", "not_found", "seen"]
 
 
 class Models:
@@ -24,27 +26,57 @@ class Models:
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/models``."""
         tenant = tenant_of(request)
-        seen = filter(tenant.sees, sorted(self._views.value.models))
-        models = tuple(Model(id=name_of(model)) for model in seen)
-        return _json(ModelList(data=models))
+        view = self._views.value
+        names = sorted({*view.models, *view.aliases, *view.named})
+        models = (self._told(view, name) for name in names if is_seen(view, name, tenant))
+        return _json(ModelList(data=tuple(models)))
 
     async def get(self, request: web.Request) -> web.Response:
         """``GET /v1/models/{name}``."""
-        return _json(Model(id=name_of(self.find(request.match_info["name"], tenant_of(request)))))
+        name, tenant = request.match_info["name"], tenant_of(request)
+        self.find(name, tenant)
+        return _json(self._told(self._views.value, model_named(name)))
 
     def find(self, name: str, tenant: Tenant) -> ModelRef:
         """The declared model of this name; :class:`ModelNotFound` if ``tenant`` sees none."""
-        model = model_named(name)
-        if model not in self._views.value.models or not tenant.sees(model):
+        view = self._views.value
+        model = seen(view, model_named(name), tenant)
+        if model not in view.models:
             raise not_found(name)
         return model
+
+    def _told(self, view: ClusterView, name: ModelRef) -> Model:
+        model = resolve(view, name)
+        return Model(
+            id=name_of(name),
+            root=UNSET if model == name else name_of(model),
+            version=view.models[model].version or UNSET,
+        )
 
 
 def _json(value: msgspec.Struct) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
+def seen(view: ClusterView, name: ModelRef, tenant: Tenant) -> ModelRef:
+    """The model that answers to ``name``; :class:`ModelNotFound` if ``tenant`` must not see it."""
+    model = resolve(view, name)
+    spec = view.models.get(model)
+    # Who may use an alias may use what it stands for.
+    if not tenant.sees(name) or (spec is not None and not tenant.is_among(spec.tenants)):
+        raise not_found(name_of(name))
+    return model
+
+
 def check_sees(tenant: Tenant, model: ModelRef) -> None:
     """:class:`ModelNotFound` for a model that ``tenant`` must not see."""
     if not tenant.sees(model):
         raise not_found(str(model))
+
+
+def is_seen(view: ClusterView, name: ModelRef, tenant: Tenant) -> bool:
+    """Whether ``name`` is of a declared model that ``tenant`` may see."""
+    try:
+        return seen(view, name, tenant) in view.models
+    except ModelNotFound:
+        return False

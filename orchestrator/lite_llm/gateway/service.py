@@ -9,12 +9,13 @@ from typing import Any
 
 import grpc.aio
 
+from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Cancelled, InvalidRequest
-from lite_llm.dispatch import Dispatcher, Loads, Orders
+from lite_llm.dispatch import Aliases, Dispatcher, Loads, Orders
 from lite_llm.gateway.authentication import caller
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
-from lite_llm.gateway.model_list import check_sees
+from lite_llm.gateway.model_list import is_seen, seen
 from lite_llm.openai.schema.sampling import MAX_N
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.agent_pb2 import DrainResponse, ExpertMap, ExpertMapRequest
@@ -28,8 +29,11 @@ from lite_llm.proto.v1.generate_pb2 import (
     RoutingExplanation,
     Usage,
 )
+from lite_llm.proto.v1.model_pb2 import Alias
 from lite_llm.proto.v1.orchestrator_pb2 import (
     DESCRIPTOR,
+    DeleteAliasRequest,
+    DeleteAliasResponse,
     DrainAgentRequest,
     ListAgentsRequest,
     ListAgentsResponse,
@@ -38,7 +42,9 @@ from lite_llm.proto.v1.orchestrator_pb2 import (
     LoadModelRequest,
     PinRequest,
     PinResponse,
+    RollbackAliasRequest,
     ScoreAgentsRequest,
+    SwitchAliasRequest,
     UnloadModelRequest,
     UnloadModelResponse,
     ViewEvent,
@@ -47,7 +53,7 @@ from lite_llm.proto.v1.orchestrator_pb2 import (
 from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorServicer
 from lite_llm.telemetry import Metrics
 from lite_llm.tenants import Admission, Keys
-from lite_llm.wire import ref_from_proto, start_of
+from lite_llm.wire import ref_from_proto, ref_to_proto, start_of
 
 SERVICE = DESCRIPTOR.services_by_name["Orchestrator"].full_name
 
@@ -62,6 +68,7 @@ class OrchestratorService(OrchestratorServicer):
         dispatcher: Dispatcher,
         loads: Loads,
         orders: Orders,
+        aliases: Aliases,
         views: Observed[ClusterView],
         metrics: Metrics,
         keys: Keys,
@@ -70,6 +77,7 @@ class OrchestratorService(OrchestratorServicer):
         self._dispatcher = dispatcher
         self._loads = loads
         self._orders = orders
+        self._aliases = aliases
         self._views = views
         self._metrics = metrics
         self._keys = keys
@@ -82,7 +90,8 @@ class OrchestratorService(OrchestratorServicer):
         tenant = caller(context, self._keys)
         start = await start_of(request_iterator)
         _check_count(start)
-        check_sees(tenant, ref_from_proto(start.model))
+        model = seen(self._views.value, ref_from_proto(start.model), tenant)
+        start.model.CopyFrom(ref_to_proto(model))
         tenant.stamp(start)
         sequence, usage = start.resume.next_sequence, Usage()
         try:
@@ -135,6 +144,33 @@ class OrchestratorService(OrchestratorServicer):
         handed_over = await self._orders.drain(request.node, request.grace_seconds)
         return DrainResponse(handed_over=handed_over)
 
+    async def SwitchAlias(
+        self, request: SwitchAliasRequest, context: Context
+    ) -> AsyncIterator[Alias]:
+        """Ends when the other model answers."""
+        caller(context, self._keys).check_admin()
+        name, target = ref_from_proto(request.ref), ref_from_proto(request.target)
+        async with aclosing(self._aliases.switch(name, target)) as steps:
+            async for alias in steps:
+                yield alias
+
+    async def RollbackAlias(
+        self, request: RollbackAliasRequest, context: Context
+    ) -> AsyncIterator[Alias]:
+        """Ends when the model before answers again."""
+        caller(context, self._keys).check_admin()
+        async with aclosing(self._aliases.rollback(ref_from_proto(request.ref))) as steps:
+            async for alias in steps:
+                yield alias
+
+    async def DeleteAlias(
+        self, request: DeleteAliasRequest, context: Context
+    ) -> DeleteAliasResponse:
+        """The name is nobody's any more."""
+        caller(context, self._keys).check_admin()
+        await self._aliases.delete(ref_from_proto(request.ref))
+        return DeleteAliasResponse()
+
     async def Experts(self, request: ExpertMapRequest, context: Context) -> ExpertMap:
         """Where each expert of a model lies on the node, or on one that serves it."""
         caller(context, self._keys).check_admin()
@@ -145,16 +181,22 @@ class OrchestratorService(OrchestratorServicer):
     ) -> RoutingExplanation:
         """Every agent, the best first; with a prompt, as for a request with that prompt."""
         tenant = caller(context, self._keys)
-        check_sees(tenant, ref_from_proto(request.model))
-        start = GenerateStart(model=request.model, token_ids=request.prompt, tenant=tenant.name)
+        model = ref_to_proto(seen(self._views.value, ref_from_proto(request.model), tenant))
+        start = GenerateStart(model=model, token_ids=request.prompt, tenant=tenant.name)
         return self._dispatcher.explain(start)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """Declared models with what agents hold of them."""
         tenant, view = caller(context, self._keys), self._views.value
-        seen = filter(tenant.sees, view.models)
-        models = [model for model in seen if request.namespace in ("", model.namespace)]
-        return ListModelsResponse(models=model_views(view, models), view_revision=view.revision)
+
+        def is_listed(name: ModelRef) -> bool:
+            return request.namespace in ("", name.namespace) and is_seen(view, name, tenant)
+
+        return ListModelsResponse(
+            models=model_views(view, filter(is_listed, view.models)),
+            view_revision=view.revision,
+            aliases=[view.aliases[name] for name in sorted(view.aliases) if is_listed(name)],
+        )
 
     async def ListAgents(self, request: ListAgentsRequest, context: Context) -> ListAgentsResponse:
         """Every agent's last status."""

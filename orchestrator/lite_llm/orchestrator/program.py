@@ -18,6 +18,7 @@ from lite_llm.dispatch import (
     connecting,
     guarding,
     loading,
+    switching,
 )
 from lite_llm.gateway import SERVICE, OrchestratorService, make_app, serving_http
 from lite_llm.metastore import Store
@@ -94,7 +95,10 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
         admission = Admission(
             metrics, capacity=settings.max_running, max_waiting=settings.max_waiting
         )
-        service = OrchestratorService(dispatcher, loads, orders, views, metrics, keys, admission)
+        aliases = await house.enter_async_context(switching(store, views, loads))
+        service = OrchestratorService(
+            dispatcher, loads, orders, aliases, views, metrics, keys, admission
+        )
         endpoint = await house.enter_async_context(
             serving(
                 settings.listen_grpc,

@@ -1,5 +1,6 @@
 """The frozen view of the fleet, pure decisions on it, and the one writer of assignments."""
 
+from lite_llm.placement.aliases import resolve
 from lite_llm.placement.binder import Binder
 from lite_llm.placement.observed import Observed
 from lite_llm.placement.planner import Load, Plan, Serve, Wait, plan_for
@@ -24,6 +25,7 @@ __all__ = [
     "explained",
     "plan_for",
     "prefix_hashes",
+    "resolve",
     "snapshot",
     "view_of",
     "watching",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -63,6 +64,8 @@ class ClusterView:
     doors: Mapping[str, DoorStatus] = field(default_factory=dict)
     """What orchestrators see of requests, by their names."""
     aliases: Mapping[ModelRef, Alias] = field(default_factory=dict)
+    named: Mapping[ModelRef, frozenset[ModelRef]] = field(default_factory=dict)
+    """Further names that specs declare, with the models that they are of."""
     facts: Mapping[str, AgentFacts] = field(default_factory=dict)
     """Of ``agents``, for decisions."""
     held: Mapping[ModelRef, ByNode[Held]] = field(default_factory=dict)
@@ -166,6 +169,7 @@ def view_of(
         shared(scalings or {}),
         doors or {},
         aliases or {},
+        named=_named(models),
         facts=shared(facts),
         held=shared({model: shared(by_node) for model, by_node in held.items()}),
         sizes=shared({model: size for model, nodes in held.items() if (size := _size(nodes))}),
@@ -177,7 +181,10 @@ def view_of(
 def _with(view: ClusterView, revision: int, key: Key | None, value: Message | None) -> ClusterView:
     match key, value:
         case ModelKey(model), ModelSpec() | None:
-            return replace(view, revision=revision, models=changed(view.models, model, value))
+            declared, models = view.models.get(model), changed(view.models, model, value)
+            same = (declared.aliases if declared else []) == (value.aliases if value else [])
+            named = view.named if same else _named(models)
+            return replace(view, revision=revision, models=models, named=named)
         case AgentKey(node), AgentStatus() | None:
             agents = changed(view.agents, node, value)
             known, facts = view.facts.get(node), None if value is None else facts_of(value)
@@ -225,6 +232,16 @@ def _with(view: ClusterView, revision: int, key: Key | None, value: Message | No
         case AliasKey(alias), Alias() | None:
             return replace(view, revision=revision, aliases=changed(view.aliases, alias, value))
     return replace(view, revision=revision)
+
+
+def _named(models: Mapping[ModelRef, ModelSpec]) -> Mapping[ModelRef, frozenset[ModelRef]]:
+    named: dict[ModelRef, frozenset[ModelRef]] = {}
+    for model, spec in models.items():
+        for alias in spec.aliases:
+            with suppress(InvalidName):  # a name that nothing can have is nobody's
+                name = ModelRef.parse(alias, namespace=model.namespace)
+                named[name] = named.get(name, frozenset()) | {model}
+    return named
 
 
 def _in(old: Mapping[ModelRef, ByNode[V]], model: ModelRef, node: str) -> V | None:

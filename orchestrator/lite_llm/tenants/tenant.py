@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -47,6 +48,10 @@ class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Whether the model exists for the tenant."""
         name = str(model)
         return any(fnmatchcase(name, pattern) for pattern in self.models)
+
+    def is_among(self, names: Collection[str]) -> bool:
+        """Whether a model that is for these tenants, or for all if they are none, is for it."""
+        return not names or not self.name or self.name in names
 
     def stamp(self, start: GenerateStart) -> None:
         """Make it a request of this tenant; :class:`Forbidden` names a TierSet it may not use."""

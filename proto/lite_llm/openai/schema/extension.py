@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from lite_llm.openai.naming import name_of
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.generate_pb2 import (
     ColdStart,
@@ -15,6 +16,7 @@ from lite_llm.proto.v1.generate_pb2 import (
     LoadPhase,
     TierSelection,
 )
+from lite_llm.wire import ref_from_proto
 
 MAX_TOLD = 16  # candidates: the best ones; in a fleet of a thousand nobody reads the rest
 
@@ -84,6 +86,9 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How an answer came about."""
 
     agent: str
+    model: str = ""
+    """The one that answered, by its own name."""
+    version: str = ""
     tiers: list[str] = []
     cold_start: Waited | None = None
     candidates: list[Candidate] = []
@@ -93,6 +98,8 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """From the first event of a stream."""
         return cls(
             agent=started.node,
+            model=name_of(ref_from_proto(started.model)) if started.HasField("model") else "",
+            version=started.version,
             tiers=list(started.tiers),
             cold_start=_waited(started.cold_start) if started.HasField("cold_start") else None,
             candidates=[
@@ -112,6 +119,10 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def headers(self) -> dict[str, str]:
         """The same in short, without the candidates."""
         told = {"X-Lite-Llm-Agent": self.agent}
+        if self.model:
+            told["X-Lite-Llm-Model"] = self.model
+        if self.version:
+            told["X-Lite-Llm-Version"] = self.version
         if self.tiers:
             told["X-Lite-Llm-Tiers"] = ",".join(self.tiers)
         if waited := self.cold_start:

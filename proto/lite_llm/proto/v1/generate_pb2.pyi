@@ -708,7 +708,7 @@ class GenerateStarted(_message.Message):
 
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
-        """The model that answers, where an alias was asked for, and its version."""
+        """The model that answers, and its version as its spec names it; told by orchestrators."""
 
     def __init__(
         self,
