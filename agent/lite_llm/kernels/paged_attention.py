@@ -13,7 +13,7 @@ from lite_llm.kernels.functions import exp, tanh
 from lite_llm.kernels.lanes import greater, largest, put, spread, sum_of, take, within
 from lite_llm.kernels.products import CACHED_ROWS, clear, dots, size_of, widen
 from lite_llm.kernels.threads import Kernel
-from lite_llm.kernels.tiles import mix_1x2, mix_3x2
+from lite_llm.kernels.tiles import mix_1x2, mix_2x2, mix_3x2
 from lite_llm.kernels.vector import (
     FLOAT32,
     LANES,
@@ -33,6 +33,8 @@ BLOCK = 64
 """Positions whose scores are taken together: part of the order of every sum, never to be tuned."""
 MAX_LINES = 64
 """Queries of a task: rows times heads that share one key head."""
+IN_PLACE_LINES = 8
+"""Up to so many read keys and values where they lie; more of them read a widened copy."""
 
 
 @inlined
@@ -66,31 +68,54 @@ def _weigh(
 
 @inlined
 def _mix(
-    scores: int, lines: int, spans: int, values: int, stride: int, sums: int, width: int
+    scores: int,
+    lines: int,
+    spans: int,
+    first: int,
+    last: int,
+    values: int,
+    stride: int,
+    kind: int,
+    sums: int,
+    width: int,
+    ahead: int,
 ) -> None:
-    """Add the weighted values of a block to each line's sums; lines of one span go together."""
+    """Add weighted values to each line's sums; lines of one span go together.
+
+    ``values`` are of the block's positions from ``first`` to ``last``; what lies ``ahead`` of them
+    is asked for meanwhile.
+    """
     m = 0
     while m < lines:
-        begin, end = word(spans, 2 * m), word(spans, 2 * m + 1)
+        own_begin, own_end = word(spans, 2 * m), word(spans, 2 * m + 1)
         step = 1
-        if (
-            m + 3 <= lines
-            and word(spans, 2 * m + 2) == begin
-            and word(spans, 2 * m + 3) == end
-            and word(spans, 2 * m + 4) == begin
-            and word(spans, 2 * m + 5) == end
+        while (
+            step < 3
+            and m + step < lines
+            and word(spans, 2 * (m + step)) == own_begin
+            and word(spans, 2 * (m + step) + 1) == own_end
         ):
-            step = 3
+            step += 1
+        begin, end = max(own_begin, first), min(own_end, last)
         weights = scores + 4 * (m * BLOCK + begin)
         if begin < end:
             for i in range(0, width, 2 * LANES):
-                x = values + begin * stride + 4 * i
-                to = sums + 4 * (m * width + i)
+                x = values + (begin - first) * stride + size_of(kind) * i
+                to, count = sums + 4 * (m * width + i), end - begin
                 if step == 3:
-                    mix_3x2(weights, 4 * BLOCK, x, stride, end - begin, to, 4 * width)
+                    mix_3x2(weights, 4 * BLOCK, x, stride, kind, count, to, 4 * width, ahead)
+                elif step == 2:
+                    mix_2x2(weights, 4 * BLOCK, x, stride, kind, count, to, 4 * width, ahead)
                 else:
-                    mix_1x2(weights, 0, x, stride, end - begin, to, 0)
+                    mix_1x2(weights, 0, x, stride, kind, count, to, 0, ahead)
         m += step
+
+
+@inlined
+def _place(pages: int, position: int, slots: int, page_stride: int, slot_stride: int) -> int:
+    """Bytes from the first slot of a pool to that of a position."""
+    page: int = half_word(pages, position // slots)
+    return page * page_stride + position % slots * slot_stride
 
 
 def _attend(arguments: int, worker: int, task: int) -> None:
@@ -124,6 +149,8 @@ def _attend(arguments: int, worker: int, task: int) -> None:
     key_panel = state + 8 * lines
     value_panel = key_panel if values_in_keys else key_panel + 4 * BLOCK * panel_width
     value_stride = 4 * panel_width if values_in_keys else 4 * value_width
+    keys_of, values_of = keys + group * key_head, values + group * value_head
+    in_place = lines <= IN_PLACE_LINES and values_in_keys == 0 and value_width == value_size
 
     for m in range(lines):
         head = first_head + m % heads
@@ -142,16 +169,35 @@ def _attend(arguments: int, worker: int, task: int) -> None:
     origin = max(0, origin)
     for block in range(origin // BLOCK * BLOCK, last + 1, BLOCK):
         c0, c1 = max(0, origin - block), min(BLOCK, last + 1 - block)
-        for c in range(c0, c1):
-            page = half_word(own_pages, (block + c) // slots)
-            slot = (block + c) % slots
-            source = keys + page * key_page + group * key_head + slot * key_slot
+        c = c0
+        clear(scores, lines * BLOCK)
+        while in_place and c < c1:  # page by page, the next one asked for meanwhile
+            at, count = block + c, min(c1 - c, slots - (block + c) % slots)
+            source = keys_of + _place(own_pages, at, slots, key_page, key_slot)
+            following = values_of + _place(own_pages, block + c0, slots, value_page, value_slot)
+            if c + count < c1:
+                following = keys_of + _place(own_pages, at + count, slots, key_page, key_slot)
+            dots(
+                queries,
+                4 * key_width,
+                lines,
+                source,
+                key_slot,
+                kind,
+                count,
+                key_size,
+                scores + 4 * c,
+                4 * BLOCK,
+                following - source,
+            )
+            c += count
+        for c in range(c1 if in_place else c0, c1):
+            source = keys_of + _place(own_pages, block + c, slots, key_page, key_slot)
             widen(source, kind, key_size, key_panel + 4 * c * panel_width)
             if values_in_keys == 0:
-                source = values + page * value_page + group * value_head + slot * value_slot
+                source = values_of + _place(own_pages, block + c, slots, value_page, value_slot)
                 widen(source, kind, value_size, value_panel + c * value_stride)
-        clear(scores, lines * BLOCK)
-        for m in range(0, lines, CACHED_ROWS):
+        for m in range(lines if in_place else 0, lines, CACHED_ROWS):
             dots(
                 queries + 4 * m * key_width,
                 4 * key_width,
@@ -175,7 +221,43 @@ def _attend(arguments: int, worker: int, task: int) -> None:
                 line = scores + 4 * m * BLOCK
                 to = sums + 4 * m * value_width
                 _weigh(line, begin, end, scale, cap, state + 8 * m, to, value_width)
-        _mix(scores, lines, spans, value_panel, value_stride, sums, value_width)
+        c = c0
+        while in_place and c < c1:
+            at, count = block + c, min(c1 - c, slots - (block + c) % slots)
+            source = values_of + _place(own_pages, at, slots, value_page, value_slot)
+            following = source
+            if c + count < c1:
+                following = values_of + _place(own_pages, at + count, slots, value_page, value_slot)
+            elif at + count <= last:
+                following = keys_of + _place(own_pages, at + count, slots, key_page, key_slot)
+            _mix(
+                scores,
+                lines,
+                spans,
+                c,
+                c + count,
+                source,
+                value_slot,
+                kind,
+                sums,
+                value_width,
+                following - source,
+            )
+            c += count
+        if not in_place:
+            _mix(
+                scores,
+                lines,
+                spans,
+                0,
+                BLOCK,
+                value_panel,
+                value_stride,
+                FLOAT32,
+                sums,
+                value_width,
+                0,
+            )
     for m in range(lines):
         mass = spread(load_float32(state + 8 * m + 4))
         to = out + (first + m // heads) * out_row + (first_head + m % heads) * out_head

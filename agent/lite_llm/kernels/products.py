@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from lite_llm.kernels.lanes import put, spread, take
 from lite_llm.kernels.threads import Kernel
-from lite_llm.kernels.tiles import dot_1x1, dot_1x2, dot_1x4, dot_2x2, dot_3x2
+from lite_llm.kernels.tiles import dot_1x1, dot_1x2, dot_1x4, dot_2x2, dot_2x4, dot_3x2
 from lite_llm.kernels.vector import (
     FLOAT32,
     LANES,
@@ -85,6 +85,9 @@ def dots(
         elif rows == 1 and columns - n >= 4:
             step = 4
             dot_1x4(x, 0, wn, w_stride, kind, count, to, 0, ahead)
+        elif rows == 2 and columns - n >= 4 and count % LANES == 0:
+            step = 4
+            dot_2x4(x, x_stride, wn, w_stride, kind, count, to, out_stride, ahead)
         else:
             r = 0
             while r < rows:
@@ -134,6 +137,8 @@ def _multiply(arguments: int, worker: int, task: int) -> None:
         step, ahead = (2 if rows <= CACHED_ROWS else CACHED_OUTPUTS), 2 * w_stride
         if rows == 1 and w_stride <= SHORT_ROW:
             step, ahead = 1, 2048  # one stream: several short ones would each begin too often
+        elif rows == 2:
+            step, ahead = 4, 4 * w_stride
         elif rows == 1:
             step, ahead = 4, 0  # streams long enough for the processor to fetch ahead itself
         for n in range(0, columns, step):

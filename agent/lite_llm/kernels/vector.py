@@ -30,6 +30,8 @@ INT16, INT32, INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
+HALF_VECTOR = ir.VectorType(FLOAT, LANES // 2)
+HALF_ZEROS = ir.Constant(HALF_VECTOR, [0.0] * (LANES // 2))
 _STORED = {FLOAT32: FLOAT, BFLOAT16: INT16, FLOAT16: HALF}
 
 # llvmlite's values and builders, and numba's tools for them, carry no types to follow.
@@ -96,7 +98,7 @@ def prefetch(builder: Builder, address: Value) -> None:
 
 def fused(builder: Builder, a: Value, b: Value, c: Value) -> Value:
     """``a * b + c``, rounded once."""
-    suffix = f"v{LANES}f32" if a.type == VECTOR else "f32"
+    suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
     kind = ir.FunctionType(a.type, [a.type] * 3)
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.{suffix}")
     return builder.call(function, [a, b, c])
@@ -125,6 +127,23 @@ def total(builder: Builder, vector: Value) -> Value:
         )
         vector = builder.fadd(lower, upper)
     return builder.extract_element(vector, ir.Constant(INT32, 0))
+
+
+def totals(builder: Builder, vectors: list[Value]) -> Value:
+    """Of four vectors of eight lanes each the sum of its lanes, in the order of :func:`total`."""
+
+    def picked(a: Value, b: Value, *lanes: int) -> Value:
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
+
+    quarters = [
+        builder.fadd(picked(each, each, 0, 1, 2, 3), picked(each, each, 4, 5, 6, 7))
+        for each in vectors
+    ]
+    pairs = [
+        builder.fadd(picked(a, b, 0, 1, 4, 5), picked(a, b, 2, 3, 6, 7))
+        for a, b in (quarters[:2], quarters[2:])
+    ]
+    return builder.fadd(picked(*pairs, 0, 2, 4, 6), picked(*pairs, 1, 3, 5, 7))
 
 
 def expression(result: Any, emit: Callable[..., Value], *parameters: Any) -> Any:
