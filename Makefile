@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lite_llm/proto/v1/*.proto)
-SOURCES := proto operator orchestrator agent cli tests benchmarks
+SOURCES := proto operator orchestrator agent cli tests benchmarks docs/generate
 MODEL ?=
 # Tests mostly wait for servers, so there may be more workers than cores; a file stays on one worker.
 WORKERS ?= 3
@@ -14,7 +14,7 @@ WORKERS ?= 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup control-plane lock proto fmt check test fuzz e2e up demo bench bench-gpu clean
+.PHONY: help setup control-plane lock proto reference fmt check test fuzz e2e up demo train-demo bench bench-gpu clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ lock: ## Choose the versions in constraints.txt anew
 proto: setup ## Generate the stubs from proto/
 	python -m grpc_tools.protoc -I proto --python_out=proto --grpc_python_out=proto \
 	  --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
+
+reference: setup ## Write docs/reference anew from what the code declares
+	python docs/generate
 
 fmt: setup ## Format the code
 	ruff format $(SOURCES)
@@ -69,8 +72,11 @@ e2e: setup control-plane ## Run the whole system as real processes
 up: setup ## Start the system on this machine: make up MODEL=path/to/checkpoint
 	lite-llm up $(if $(MODEL),--model '$(MODEL)')
 
-demo: setup ## Serve a tiny random model, stream from it, and stop
-	python tests/e2e/demo.py
+demo: setup ## Prove it all: a fleet on a real etcd, a kill in the middle of a stream, to zero and back
+	lite-llm demo
+
+train-demo: setup ## Train the bundled demo model from scratch: under an hour on two cores
+	python -m lite_llm.training --out models/demo
 
 bench: setup ## Measure us beside peers and print the ratios
 	set -e; for benchmark in benchmarks/*.py; do python $$benchmark; done
