@@ -38,6 +38,12 @@ def operator(
     lease_name: Annotated[
         str, typer.Option(envvar="LITE_LLM_LEASE_NAME", help="Of that Lease.")
     ] = "lite-llm-operator",
+    lease_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="LITE_LLM_LEASE_SECONDS", min=1.0, help="Of silence before another leads."
+        ),
+    ] = 15.0,
     identity: Annotated[
         str, typer.Option(envvar="LITE_LLM_IDENTITY", help="In that Lease. Left out: this host's.")
     ] = "",
@@ -84,7 +90,12 @@ def operator(
     settings = OperatorSettings(
         kubeconfig=str(kubeconfig) if kubeconfig else None,
         namespaces=tuple(namespace or ()),
-        lease=LeaseSettings(namespace=lease_namespace, name=lease_name, identity=whole_identity)
+        lease=LeaseSettings(
+            namespace=lease_namespace,
+            name=lease_name,
+            identity=whole_identity,
+            duration_seconds=lease_seconds,
+        )
         if lease_namespace
         else None,
         listen_http=listen_http,

@@ -9,7 +9,7 @@ from time import monotonic
 
 import structlog
 
-from lite_llm.contracts.errors import StoreUnavailable
+from lite_llm.contracts.errors import LeaseLost, StoreUnavailable
 from lite_llm.contracts.keyspace import ROOT
 from lite_llm.controllers.cluster import Cluster, open_cluster
 from lite_llm.controllers.facts import Facts
@@ -40,7 +40,8 @@ Look = Callable[[ResourceName], Awaitable[float | None]]
 async def running(settings: OperatorSettings, store: Store) -> AsyncIterator[Health]:
     """Serve while the block runs; entered once objects are watched, or another is seen to lead.
 
-    Raises ``InvalidSettings`` where there is no way into the cluster, or no right to look.
+    Raises ``InvalidSettings`` where there is no way into the cluster, or no right to look, and
+    ``LeaseLost`` when another leads: a process runs one term and is then started anew.
     """
     health, started = Health(), asyncio.Event()
 
@@ -96,14 +97,19 @@ async def _serve(
     if settings.lease is None:
         health.is_leading = True
         await _work(settings, cluster, store, health, start)
-    else:
-        while True:
-            async with leading(cluster, settings.lease, on_standby=start) as lost:
-                health.is_leading = True
-                try:
-                    await _work_until(lost, _work(settings, cluster, store, health, start))
-                finally:
-                    health.is_leading = False
+        return
+    async with leading(cluster, settings.lease, on_standby=start) as lost:
+        health.is_leading = True
+        try:
+            await _work_until(lost, _work(settings, cluster, store, health, start))
+        finally:
+            health.is_leading = False
+    # A new term begins in a new process: nothing of the old one can be left over.
+    raise LeaseLost(
+        "another operator leads by now",
+        where=settings.lease.name,
+        remedy="start this one again, to stand by",
+    )
 
 
 async def _work_until(over: asyncio.Event, work: Awaitable[None]) -> None:
@@ -126,7 +132,7 @@ async def _work(
     health: Health,
     start: Callable[[], None],
 ) -> None:
-    """One term, from nothing: what a former leader knew may be wrong by now."""
+    """List, watch and reconcile, for ever."""
     objects, facts = Objects(), Facts()
     bell: Wakeups[ResourceName] = Wakeups(pace_seconds=settings.pace_seconds)
     health.oldest_seconds, health.num_waiting = (

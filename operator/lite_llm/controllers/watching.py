@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import kopf
@@ -100,56 +101,82 @@ async def keep_watching(
     kopf looks once, at its start, and goes on blind if an API server that is starting too does not
     yet know our CRDs.
     """
-    registry = _registry(cluster, objects, bell, health)
+    loop = asyncio.get_running_loop()
+
+    def heard(plural: Plural, event: kopf.RawEvent) -> None:
+        health.hears(plural)
+        told = objects.gone if event["type"] == "DELETED" else objects.seen
+        bell.ring(told(plural, event["object"]))
+
+    def hear(plural: Plural, event: kopf.RawEvent) -> None:
+        loop.call_soon_threadsafe(heard, plural, event)
+
+    def found() -> None:
+        loop.call_soon_threadsafe(on_watched)
+
     while True:
-        insights, stop = Insights(), asyncio.Event()
-        kopf_task = asyncio.create_task(
-            kopf.operator(
-                registry=registry,
-                settings=_kopf_settings(),
-                insights=insights,
-                clusterwide=not namespaces,
-                namespaces=namespaces,
-                standalone=True,
-                stop_flag=stop,
-            )
-        )
-        found = asyncio.create_task(insights.ready_resources.wait())
+        stop = threading.Event()
+        watching = _watch(_registry(cluster, hear), namespaces, stop, found)
+        # A thread and loop of its own: kopf takes over its loop's signals and, when it ends,
+        # cancels all tasks there that it does not know.
+        thread = asyncio.ensure_future(asyncio.to_thread(asyncio.run, watching))
         try:
-            await asyncio.wait({kopf_task, found}, return_when=asyncio.FIRST_COMPLETED)
-            has_found = len(insights.watched_resources) == len(KINDS)
-            if has_found:
-                on_watched()
-                await asyncio.wait({kopf_task})
+            has_found = await asyncio.shield(thread)
         finally:
-            found.cancel()
             stop.set()
-            await kopf_task
+            await asyncio.wait({thread})
         if has_found:
             raise Internal("kopf ended by itself", remedy="see its log, and restart the operator")
         log.warning("custom resources are not served yet", group=GROUP)
         await asyncio.sleep(RETRY_SECONDS)
 
 
+async def _watch(
+    registry: kopf.OperatorRegistry,
+    namespaces: Sequence[str],
+    stop: threading.Event,
+    on_found: Callable[[], None],
+) -> bool:
+    """Run kopf until ``stop`` is set; False at once if it does not find both of our kinds."""
+    insights = Insights()
+    kopf_task = asyncio.create_task(
+        kopf.operator(
+            registry=registry,
+            settings=_kopf_settings(),
+            insights=insights,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+            stop_flag=stop,
+        )
+    )
+    scanned = asyncio.create_task(insights.ready_resources.wait())
+    await asyncio.wait({kopf_task, scanned}, return_when=asyncio.FIRST_COMPLETED)
+    scanned.cancel()
+    has_found = len(insights.watched_resources) == len(KINDS)
+    if has_found:
+        on_found()
+    else:
+        stop.set()
+    await kopf_task
+    return has_found
+
+
 def _registry(
-    cluster: Cluster, objects: Objects, bell: Bell, health: Health
+    cluster: Cluster, hear: Callable[[Plural, kopf.RawEvent], None]
 ) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(cluster.login)
 
     # Raw events need neither a finalizer nor kopf's annotations; an error in them would be lost.
-    def heard(plural: Plural, event: kopf.RawEvent) -> None:
-        health.hears(plural)
-        told = objects.gone if event["type"] == "DELETED" else objects.seen
-        bell.ring(told(plural, event["object"]))
-
+    # Coroutines, since kopf sends functions to threads, where they overtake each other.
     @kopf.on.event(GROUP, VERSION, MODELS, registry=registry)
-    def model_changed(event: kopf.RawEvent, **_: object) -> None:
-        heard(MODELS, event)
+    async def model_changed(event: kopf.RawEvent, **_: object) -> None:
+        hear(MODELS, event)
 
     @kopf.on.event(GROUP, VERSION, TIER_SETS, registry=registry)
-    def tier_set_changed(event: kopf.RawEvent, **_: object) -> None:
-        heard(TIER_SETS, event)
+    async def tier_set_changed(event: kopf.RawEvent, **_: object) -> None:
+        hear(TIER_SETS, event)
 
     return registry
 
@@ -163,5 +190,5 @@ def _kopf_settings() -> kopf.OperatorSettings:
     # A silent connection may be a dead one; the server's bookmarks come once a minute.
     settings.watching.inactivity_timeout = 90.0
     settings.networking.request_timeout = 30.0
-    settings.process.ultimate_exiting_timeout = 10.0  # a pod's grace is 30 s
+    settings.process.ultimate_exiting_timeout = None  # else it kills the process, not its thread
     return settings

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from tests.operator.conftest import Api, resource, wait_until
 
-from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import InvalidSettings
-from lite_llm.contracts.keyspace import ModelKey, key_of
-from lite_llm.controllers import Health, LeaseSettings, OperatorSettings, running
+from lite_llm.contracts.errors import InvalidSettings, LeaseLost
+from lite_llm.contracts.keyspace import MODELS
+from lite_llm.controllers import LeaseSettings, OperatorSettings, running
 from lite_llm.controllers.cluster import Cluster, open_cluster
 from lite_llm.controllers.leading import leading
-from lite_llm.metastore import MemoryStore
+from lite_llm.metastore import MemoryStore, Store, open_store
+from lite_llm.testing.command import Command
 from lite_llm.testing.control_plane import ControlPlane
+from lite_llm.testing.etcd import etcd_server
+from lite_llm.testing.guard import Guard
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/default/leases/lite-llm-operator"
 
@@ -33,47 +34,49 @@ async def holder(api: Api) -> Any:
     return (await api.request("GET", LEASE))["spec"]["holderIdentity"]
 
 
-async def is_leading(health: Health) -> bool:
-    return health.is_leading
+async def num_stored(store: Store) -> int:
+    return len((await store.list_prefix(MODELS)).entries)
 
 
-async def num_stored(store: MemoryStore) -> int:
-    prefix = key_of(ModelKey(ModelRef("default", "m"))).removesuffix("m")
-    return len((await store.list_prefix(prefix)).entries)
+async def test_hand_over_under_load(api: Api, kubeconfig: str) -> None:
+    """Objects come all the time; the leader is killed in the middle, and not one is missed."""
+    with etcd_server() as etcd, Guard("lite-llm-operators") as guard:
 
+        def operator(name: str) -> Command:
+            arguments = (
+                f"--etcd=http://{etcd.endpoint}", f"--kubeconfig={kubeconfig}",
+                "--lease-namespace=default", "--lease-seconds=3", f"--identity={name}",
+            )  # fmt: skip
+            return Command(guard, "operator", *arguments, name=name)
 
-async def test_hand_over_under_load(api: Api, kubeconfig: str, store: MemoryStore) -> None:
-    """Objects come all the time; the leader goes in the middle, and not one of them is missed."""
-    async with AsyncExitStack() as second_house:
-        async with running(settings(kubeconfig, "first"), store) as first:
-            assert first.is_leading
-            second = await second_house.enter_async_context(
-                running(settings(kubeconfig, "second"), store)
-            )
-            assert second.is_started
-            assert not second.is_leading
+        async def load() -> None:
+            for number in range(30):
+                await api.make(resource(f"m{number}"))
+                await asyncio.sleep(0.1)
 
-            async def load() -> None:
-                for number in range(40):
-                    await api.make(resource(f"m{number}"))
-
+        async with open_store(etcd.settings()) as store:
+            first = operator("first")
+            await asyncio.to_thread(first.wait_said, "elected")
+            second = operator("second")
             loading = asyncio.create_task(load())
 
             async def some() -> bool:
-                return await num_stored(store) >= 10
+                return await num_stored(store) >= 5
 
             await wait_until(some)
-        assert not first.is_leading
-        await wait_until(lambda: is_leading(second))
-        assert await holder(api) == "second"
-        await loading
+            first.process.kill()
+            await asyncio.to_thread(second.wait_said, "elected")
+            assert (await holder(api)).startswith("second_")
+            await loading
 
-        async def all_told() -> bool:
-            listed = await api.request("GET", "/apis/lite-llm.dev/v1alpha1/litellmmodels")
-            return all("status" in each for each in listed["items"])
+            async def all_told() -> bool:
+                listed = await api.request("GET", "/apis/lite-llm.dev/v1alpha1/litellmmodels")
+                return all("status" in each for each in listed["items"])
 
-        await wait_until(all_told)
-        assert await num_stored(store) == 40
+            await wait_until(all_told, seconds=60)
+            assert await num_stored(store) == 30
+            assert await asyncio.to_thread(second.terminated) == 0
+            assert await holder(api) == "", "who ends in peace lets the next begin at once"
 
 
 async def test_who_resigns_is_followed_at_once(api: Api, kubeconfig: str) -> None:
@@ -122,25 +125,32 @@ class Silent:
             raise OSError("no route to host")
 
 
-async def test_who_is_deposed_by_hand_begins_anew(
+async def test_who_is_deposed_ends(api: Api, kubeconfig: str, store: MemoryStore) -> None:
+    async def work() -> None:
+        async with running(settings(kubeconfig, "only"), store) as health:
+            assert health.is_leading
+            spec = {"holderIdentity": "somebody else"}
+            await api.request("PATCH", LEASE, {"spec": spec})
+            await asyncio.sleep(60)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await work()
+    assert ended.group_contains(LeaseLost)
+    assert await holder(api) == "somebody else"
+
+
+async def test_a_standby_is_ready_and_does_nothing(
     api: Api, kubeconfig: str, store: MemoryStore
 ) -> None:
-    async with running(settings(kubeconfig, "only"), store) as health:
+    async with (
+        open_cluster(kubeconfig) as cluster,
+        leading(cluster, lease("leader", 600.0), on_standby=lambda: None),
+        running(settings(kubeconfig, "standby"), store) as health,
+    ):
+        assert (health.is_started, health.is_leading) == (True, False)
         await api.make(resource("m"))
-        spec = {"holderIdentity": "somebody else", "leaseDurationSeconds": 1}
-        await api.request("PATCH", LEASE, {"spec": spec})
-
-        async def deposed() -> bool:
-            return not health.is_leading
-
-        await wait_until(deposed)
-        await wait_until(lambda: is_leading(health))
-        await api.make(resource("m2"))
-
-        async def both() -> bool:
-            return await num_stored(store) == 2
-
-        await wait_until(both)
+        await asyncio.sleep(0.5)
+        assert await num_stored(store) == 0
 
 
 async def test_a_lost_answer_does_not_depose(api: Api, kubeconfig: str) -> None:
