@@ -24,7 +24,10 @@ from lite_llm.testing.kubelet import ProcessKubelet
 REPO = Path(__file__).resolve().parents[2]
 CHART = REPO / "charts" / "lite-llm"
 SPACE, RELEASE = "serving", "lite-llm"
-SECONDS = 150.0
+SECONDS = 120.0
+KERNELS = REPO / "agent" / "lite_llm" / "kernels" / "__pycache__"
+COMPILED = "/var/lib/lite-llm/cache/compiled"
+"""Where agents look for compiled kernels, and where all other tests have them."""
 TOKENS = 300
 PASSING = {"events", "componentstatuses", "csinodes"}
 """Resources that Kubernetes makes and forgets by itself."""
@@ -55,8 +58,15 @@ def values(models: Path) -> dict[str, Any]:
         "agents": {
             "accelerator": "none",
             "memory": "8GiB",
-            "extraVolumes": [{"name": "models", "hostPath": {"path": str(models)}}],
-            "extraVolumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+            "prefork": False,  # three processes that import torch at once, where one is needed
+            "extraVolumes": [
+                {"name": "models", "hostPath": {"path": str(models)}},
+                {"name": "kernels", "hostPath": {"path": str(KERNELS)}},
+            ],
+            "extraVolumeMounts": [
+                {"name": "models", "mountPath": "/models", "readOnly": True},
+                {"name": "kernels", "mountPath": f"{COMPILED}/numba/lite-llm-kernels"},
+            ],
         },
         "etcd": {
             "persistence": {"enabled": False},
@@ -211,6 +221,7 @@ def tokens(chunks: list[Any]) -> list[int]:
     return [token for one in chunks for choice in one["choices"] for token in choice["token_ids"]]
 
 
+@pytest.mark.timeout(600)
 async def test_from_install_to_uninstall(cluster: Cluster) -> None:
     before = cluster.objects()
     await cluster.helm(lambda config: config.install(CHART, RELEASE, cluster.values))
