@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/lite_llm/proto/v1/*.proto)
-SOURCES := proto operator orchestrator agent cli tests benchmarks docs/generate
+SOURCES := proto operator orchestrator agent cli tests benchmarks docs/generate charts/dashboards
 MODEL ?=
 # Tests mostly wait for servers, so there may be more workers than cores; a file stays on one worker.
 WORKERS ?= 3
@@ -14,7 +14,7 @@ WORKERS ?= 3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup control-plane lock proto reference fmt check test fuzz e2e up demo train-demo bench bench-gpu clean
+.PHONY: help setup control-plane lock proto reference dashboards fmt check test fuzz e2e up demo train-demo bench bench-gpu clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ proto: setup ## Generate the stubs from proto/
 
 reference: setup ## Write docs/reference anew from what the code declares
 	python docs/generate
+
+dashboards: setup ## Write the chart's dashboards anew from their code
+	python charts/dashboards
 
 fmt: setup ## Format the code
 	ruff format $(SOURCES)
