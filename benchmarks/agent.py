@@ -27,7 +27,7 @@ from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.proto.v1.agent_pb2_grpc import AgentStub
 from lite_llm.testing.checkpoints import Shape, tiny_llama
 from lite_llm.testing.guard import Guard
-from lite_llm.wire import open_channel
+from lite_llm.wire import Line, open_channel
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
@@ -122,25 +122,40 @@ async def wakes(stub: AgentAsyncStub, name: str, num_bytes: int, rounds: int) ->
     }
 
 
-async def streams(stub: AgentAsyncStub, pid: int, name: str) -> Figures:
-    """What the daemon spends on passing tokens through."""
+def start_of(number: int, name: str) -> generate_pb2.GenerateRequest:
+    """A request for so many tokens."""
+    sampling = generate_pb2.SamplingParameters(max_tokens=TOKENS, ignore_eos=True)
+    start = generate_pb2.GenerateStart(
+        request_id=f"{number}", model=ref(name), text="the same", sampling=sampling
+    )
+    return generate_pb2.GenerateRequest(start=start)
 
-    async def one(number: int) -> int:
-        sampling = generate_pb2.SamplingParameters(max_tokens=TOKENS, ignore_eos=True)
-        start = generate_pb2.GenerateStart(
-            request_id=f"{number}", model=ref(name), text="the same", sampling=sampling
-        )
-        call = stub.Generate(iter([generate_pb2.GenerateRequest(start=start)]))
+
+async def streams(stub: AgentAsyncStub, pid: int, name: str) -> Figures:
+    """What the daemon spends on passing tokens through: as orchestrators ask, and one by one."""
+    line = Line(stub)
+
+    async def shared(number: int) -> int:
+        with line.generation(start_of(number, name)) as generation:
+            return sum(
+                [len(event.tokens.token_ids) async for events in generation for event in events]
+            )
+
+    async def alone(number: int) -> int:
+        call = stub.Generate(iter([start_of(number, name)]))
         return sum([len(event.tokens.token_ids) async for event in call])
 
-    await one(0)
-    before, began = cpu_seconds(pid), time.perf_counter()
-    total = sum(await asyncio.gather(*(one(number) for number in range(STREAMS))))
-    spent, passed = cpu_seconds(pid) - before, time.perf_counter() - began
-    return {
-        "tokens_per_second": total / passed,
-        "daemon_core_percent_per_1000_tokens_per_second": 100 * 1000 * spent / total,
-    }
+    figures: Figures = {}
+    for one, suffix in ((shared, ""), (alone, "_a_call_each")):
+        await one(0)
+        before, began = cpu_seconds(pid), time.perf_counter()
+        total = sum(await asyncio.gather(*(one(number) for number in range(STREAMS))))
+        spent, passed = cpu_seconds(pid) - before, time.perf_counter() - began
+        figures[f"tokens_per_second{suffix}"] = total / passed
+        share = 100 * 1000 * spent / total
+        figures[f"daemon_core_percent_per_1000_tokens_per_second{suffix}"] = share
+    line.close()
+    return figures
 
 
 async def idle(pid: int) -> Figures:

@@ -80,7 +80,9 @@ class AgentService(AgentServicer):
     ) -> AsyncIterator[generate_pb2.LoadProgress]:
         """What runs ends first. A request that comes later wakes the model."""
         model = self._models.sleep(ref_from_proto(request.model))
-        async for progress in model.follow(lambda: model.state is not ModelState.FROZEN):
+        async for progress in model.follow(
+            lambda: model.goal is Goal.DEVICE or not model.state.runs_requests
+        ):
             yield progress
 
     async def Wake(

@@ -98,6 +98,8 @@ class LlamaCpp:
             body[theirs] = shortest(getattr(sampling, ours)) if is_set else neutral
         if sampling.HasField("logprobs"):
             body["n_probs"] = max(1, sampling.logprobs)  # 0 would be none, not even the token's
+        if sampling.HasField("json_schema"):
+            body["json_schema"] = parsed(sampling.json_schema, dict, "response_format")
         return Call("/completion", body)
 
     def pieces(self, message: Mapping[str, Any]) -> Iterable[Piece]:

@@ -12,6 +12,10 @@ _NEUTRAL: Final[Mapping[str, float]] = {"top_p": 1, "top_k": 0, "repetition_pena
 """Values of optional fields that change nothing; of all others it is zero or nothing."""
 
 
+_ASKED_AS: Final[Mapping[str, str]] = {"json_schema": "response_format"}
+"""Names that clients know some fields by."""
+
+
 def refuse_fields(backend: str, start: GenerateStart, missing: Iterable[str]) -> None:
     """Raises :class:`Unsupported` if ``start`` asks for a sampling parameter among ``missing``."""
     asked = {
@@ -44,6 +48,6 @@ def _refuse(backend: str, fields: Iterable[str]) -> None:
     if found := sorted(fields):
         raise Unsupported(
             f"the {backend} backend has no {', '.join(found)}",
-            where=found[0],
+            where=_ASKED_AS.get(found[0], found[0]),
             remedy="leave it out, or use the native backend",
         )

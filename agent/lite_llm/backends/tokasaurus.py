@@ -23,6 +23,7 @@ from lite_llm.proto.v1.generate_pb2 import GenerateStart
 _MISSING: Final = (
     "min_tokens", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "stop_token_ids", "include_stop", "logprobs", "logit_bias",
+    "json_schema",
 )  # fmt: skip
 _PAGE: Final = 16  # tokens; the cache's size must be a multiple
 

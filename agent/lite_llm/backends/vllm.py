@@ -11,6 +11,7 @@ from lite_llm.backends.openai_protocol import (
     CHAT,
     max_tokens_of,
     optional_fields,
+    parsed,
     pieces_of,
     prompt_of,
     shortest,
@@ -95,6 +96,12 @@ class Vllm:
         if sampling.HasField("logprobs"):
             chat = {"logprobs": True, "top_logprobs": sampling.logprobs}
             body |= chat if path == CHAT else {"logprobs": sampling.logprobs}
+        if sampling.HasField("json_schema"):
+            schema = parsed(sampling.json_schema, dict, "response_format")
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema},
+            }
         if start.tenant:
             body["cache_salt"] = start.tenant
         return Call(path, body)

@@ -237,3 +237,25 @@ def test_a_profile_is_chosen_by_size(size: int, name: str) -> None:
     assert profile_for("large", size) == PROFILES["large"]
     with pytest.raises(InvalidRequest, match="small, medium, large"):
         profile_for("Large", size)
+
+
+SCHEMA = '{"type":"object","properties":{"city":{"type":"string"}}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("vllm", "response_format"), ("llamacpp", "json_schema")]
+)
+async def test_a_schema_is_passed_on(name: str, field: str, launch: Launch) -> None:
+    start = wire.GenerateStart(text="hi", sampling=wire.SamplingParameters(json_schema=SCHEMA))
+    call = await foreign_backend(name).call(start, 0, NoServer(), launch)
+    assert SCHEMA in json.dumps(call.body[field], separators=(",", ":"))
+    start.sampling.json_schema = "[]"
+    with pytest.raises(InvalidRequest, match="response_format"):
+        await foreign_backend(name).call(start, 0, NoServer(), launch)
+
+
+async def test_a_schema_is_refused_by_the_name_that_clients_know(launch: Launch) -> None:
+    start = wire.GenerateStart(text="hi", sampling=wire.SamplingParameters(json_schema=SCHEMA))
+    with pytest.raises(Unsupported) as refusal:
+        await foreign_backend("tokasaurus").call(start, 0, NoServer(), launch)
+    assert refusal.value.where == "response_format"
