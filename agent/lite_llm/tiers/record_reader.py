@@ -20,7 +20,9 @@ from lite_llm.stores import LocalSource, ReadFailed, Source
 from lite_llm.tiers.chunks import Chunks
 from lite_llm.tiers.device_tier import copy_bytes
 from lite_llm.tiers.disk_reader import DiskFile, DiskReader
+from lite_llm.tiers.disk_tier import DiskTier
 from lite_llm.tiers.extents import aligned_down, aligned_up
+from lite_llm.tiers.kept_chunks import KeptChunks
 
 PATIENCE_SECONDS: Final = 30.0
 """That a store may take for one record."""
@@ -45,10 +47,15 @@ class RecordReader:
         reader: DiskReader,
         patience: float = PATIENCE_SECONDS,
         loop: asyncio.AbstractEventLoop | None = None,
+        disks: DiskTier | None = None,
     ) -> None:
         """``sources``: nearest first. Distant ones are read in ``loop``, for ``patience`` seconds
-        each at most.
+        each at most, and what they give is kept on ``disks``, where these have room.
         """
+        self.kept: KeptChunks | None = None
+        """To be let go of when no read is under way any more."""
+        if disks is not None and loop is not None:
+            self.kept = KeptChunks(disks, reader, loop)
         self._grids = {file.name: Chunks(file) for file in manifest.files}
         self._sources = sources
         self._reader = reader
@@ -128,12 +135,10 @@ class RecordReader:
                 if isinstance(source, LocalSource):
                     self._from_disk(source, whole, target)
                     return source.medium
-                self._from_store(source, whole, target)
+                return self._from_store(source, whole, target)
             except (Corrupt, ReadFailed, StoreUnavailable):
                 if source is self._sources[-1]:
                     raise
-            else:
-                return Medium.OBJECT_STORE
         raise AssertionError("a reader needs a source")
 
     def _from_disk(self, source: LocalSource, whole: Span, target: memoryview) -> None:
@@ -150,9 +155,14 @@ class RecordReader:
                 self._files[name] = DiskFile(source.path(name))
             return self._files[name]
 
-    def _from_store(self, source: Source, whole: Span, target: memoryview) -> None:
+    def _from_store(self, source: Source, whole: Span, target: memoryview) -> Medium:
         grid = self._grids[whole.file]
         wanted = grid.covering(whole.offset, whole.length)
+        if self.kept is not None and grid.is_checked:
+            with target[: whole.length] as part:
+                medium = self.kept.read(source, grid, wanted, part)
+            if medium is not None:
+                return medium
         # Memory of its own: a read that is given up may still be writing to it.
         fetched = memoryview(bytearray(whole.length))
         self._fetch(source, whole, fetched)
@@ -161,6 +171,9 @@ class RecordReader:
             if (bad := grid.first_bad(wanted, fetched)) is not None:
                 raise grid.corrupt(bad, f"{source.uri}/{whole.file}")
         copy_bytes(fetched, target[: whole.length])
+        if self.kept is not None and grid.is_checked:
+            self.kept.keep(source, grid, wanted, fetched)
+        return Medium.OBJECT_STORE
 
     def _fetch(self, source: Source, whole: Span, target: memoryview) -> None:
         assert self._loop is not None, "distant sources are read in a loop"

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.agent.models.tiered import EXPERTS, SIZES
 from torch import Tensor
+from transformers import AutoConfig
 
-from lite_llm.checkpoint import open_checkpoint
+from lite_llm.checkpoint import convert, open_checkpoint
 from lite_llm.kernels import LayerPages, PagedKv, Rows, set_threads
 from lite_llm.kvcache import KvLayout
 from lite_llm.models import Decoder, load_decoder, parse_config
+from lite_llm.testing.checkpoints import write_tokenizer
 
 PAGE_TOKENS = 8
 VOCAB = 128
@@ -175,3 +178,17 @@ def oracle(save_model: Callable[..., tuple[Path, Any]]) -> Callable[..., Oracle]
         return Oracle(directory, reference, decoder)
 
     return make
+
+
+@pytest.fixture
+def hugging_face(save_model: Callable[..., tuple[Path, Any]]) -> Path:
+    sizes = {**SIZES, "num_experts": EXPERTS, "moe_intermediate_size": 20, "dtype": "bfloat16"}
+    directory, _ = save_model(AutoConfig.for_model("qwen3_moe", **sizes))
+    write_tokenizer(directory, vocab=128)
+    return directory
+
+
+@pytest.fixture
+def checkpoint(hugging_face: Path, tmp_path: Path) -> Path:
+    *_, _ = convert(hugging_face, tmp_path / "converted")
+    return tmp_path / "converted"
