@@ -118,14 +118,17 @@ async def short_requests(door: Door) -> Figures:
     }
 
 
-async def streams(door: Door) -> Figures:
-    """Tokens of many streams at once."""
+async def streams(door: Door, prompt: str = "x") -> Figures:
+    """Tokens of many streams at once; those of the prompt ``steps`` come one by one, as engines
+    make them, each to be sent at once."""
     async with door.open() as http:
         before, began = cpu_seconds(door.pid), time.perf_counter()
-        await asyncio.gather(*(ask(http, "x", STREAM_TOKENS, stream=True) for _ in range(STREAMS)))
+        asking = (ask(http, prompt, STREAM_TOKENS, stream=True) for _ in range(STREAMS))
+        await asyncio.gather(*asking)
         used, took = cpu_seconds(door.pid) - before, time.perf_counter() - began
     tokens = STREAMS * STREAM_TOKENS
-    return {"tokens per cpu-s": tokens / used, "tokens per s": tokens / took}
+    name = "stepped tokens" if prompt == "steps" else "tokens"
+    return {f"{name} per cpu-s": tokens / used, f"{name} per s": tokens / took}
 
 
 async def added_latency(door: Door, agent: str) -> Figures:
@@ -264,6 +267,7 @@ async def measured(litellm: str | None) -> dict[str, Figures]:
         ours = figures["lite_llm"] = {}
         ours |= await added_latency(door, agent)
         ours |= await streams(door)
+        ours |= await streams(door, "steps")
         ours |= await short_requests(door)
         if litellm:
             with litellm_proxy(guard, litellm, upstream) as proxy:

@@ -1,6 +1,6 @@
 """What doors are measured in front of: an agent over gRPC and a server of OpenAI's API, both stubs.
 
-Both answer with the same tokens at once, or after a pause; neither computes anything.
+Both answer with the same tokens at once, after a pause, or one a step; neither computes anything.
 
     python benchmarks/doors/stub.py --etcd 127.0.0.1:2379 --port 9000
 """
@@ -32,6 +32,28 @@ from lite_llm.wire import dumps, ref_to_proto
 
 WARM, COLD = ModelRef("default", "tiny"), ModelRef("default", "cold")
 SLOW_SECONDS = 0.5  # of answers whose prompt says so
+STEP_SECONDS = 0.02  # between tokens of answers whose prompt says "steps", the same for all
+
+
+class Steps:
+    """An engine's: each gives a token to everybody."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Returns when the next one ends."""
+        await self._next.wait()
+
+    async def run(self) -> None:
+        """One after the other."""
+        while True:
+            await asyncio.sleep(STEP_SECONDS)
+            ended, self._next = self._next, asyncio.Event()
+            ended.set()
+
+
+steps = Steps()
 
 
 async def answered(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
@@ -41,6 +63,8 @@ async def answered(start: GenerateStart) -> AsyncIterator[GenerateEvent]:
         await asyncio.sleep(SLOW_SECONDS)
     yield GenerateEvent(started=GenerateStarted(request_id=start.request_id, prompt_tokens=1))
     for sequence in range(1, count + 1):
+        if start.text == "steps":
+            await steps.wait()
         yield GenerateEvent(sequence=sequence, tokens=TokenChunk(token_ids=[7], text=" word"))
     finished = GenerateFinished(
         reason=FINISH_REASON_LENGTH, usage=Usage(prompt_tokens=1, completion_tokens=count)
@@ -83,6 +107,7 @@ async def main() -> None:
         stub_agent(store, "stub") as agent,
     ):
         agent.script = answered
+        running = asyncio.create_task(steps.run())
         agent.may_load.clear()
         for model in (WARM, COLD):
             source = ModelSource(uri="file:///nothing")
@@ -90,7 +115,7 @@ async def main() -> None:
             await store.put(key_of(ModelKey(model)), dumps(spec))
         await agent.hold(ref_to_proto(WARM))
         print("stub ready", agent.status.grpc_address, flush=True)
-        await asyncio.Event().wait()
+        await running
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import grpc.aio
 
 from lite_llm.contracts import LiteLLMError, ModelRef
 from lite_llm.contracts.errors import AgentLost
-from lite_llm.dispatch.agents import Agents
+from lite_llm.dispatch.agents import Agents, failure_of
 from lite_llm.dispatch.transcript import Transcript
 from lite_llm.dispatch.watchdog import Watchdog
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
-from lite_llm.proto.v1.generate_pb2 import GenerateEvent
+from lite_llm.proto.v1.generate_pb2 import EmbedRequest, EmbedResponse, GenerateEvent
 from lite_llm.wire import Refused
+
+EMBED_SECONDS = 300.0  # as long as a first token may take by default
 
 
 async def attempt(
@@ -51,3 +53,12 @@ async def attempt(
             raise patience.told(failure) from failure
     if not transcript.is_over:
         raise AgentLost("the agent ended the stream early", where=agent.node)
+
+
+async def embedded(request: EmbedRequest, agent: AgentStatus, agents: Agents) -> EmbedResponse:
+    """What ``agent`` makes of it; raises as :func:`attempt` does."""
+    with agents.stub(agent) as stub:
+        try:
+            return await stub.Embed(request, timeout=EMBED_SECONDS)
+        except grpc.aio.AioRpcError as failure:
+            raise failure_of(failure, agent.node) from failure

@@ -23,7 +23,7 @@ from lite_llm.contracts.errors import (
     TierUnavailable,
 )
 from lite_llm.dispatch.agents import Agents, Severed
-from lite_llm.dispatch.attempt import attempt
+from lite_llm.dispatch.attempt import attempt, embedded
 from lite_llm.dispatch.breakers import Breakers
 from lite_llm.dispatch.budgets import RetryBudget, Tries
 from lite_llm.dispatch.course import Course, Desk
@@ -35,6 +35,8 @@ from lite_llm.dispatch.watchdog import Watchdog
 from lite_llm.placement import ClusterView, Observed, Serve, Weights, explained
 from lite_llm.proto.v1.agent_pb2 import AgentStatus
 from lite_llm.proto.v1.generate_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
     GenerateEvent,
     GenerateStart,
     GenerateStarted,
@@ -134,6 +136,32 @@ class Dispatcher:
                 if transcript.is_over:  # all was said before it broke
                     return
                 await self._after_fault(fault, node, transcript, course)
+
+    async def embed(self, request: EmbedRequest, request_id: str) -> EmbedResponse:
+        """Vectors of texts, from an agent that serves the model; held and tried as generations."""
+        start = GenerateStart(request_id=request_id, model=request.model, tenant=request.tenant)
+        transcript, course = Transcript(start), Course(start, Tries(self._budget), self._desk)
+        self._uses.arrived(course.model)
+        while True:
+            view = self._views.value
+            if not isinstance(plan := course.plan(view), Serve):
+                async with aclosing(self._held_until_served(course, transcript)) as held:
+                    async for _ in held:
+                        pass
+                continue
+            node = plan.agent.node
+            self._breakers.tried(node)
+            self._uses.note(course.model)
+            try:
+                with course.sent_to(node):
+                    told = await embedded(request, plan.agent, self._agents)
+            except _REFUSALS as refusal:
+                await self._after_refusal(refusal, node, view, course)
+            except _FAULTS as fault:
+                await self._after_fault(fault, node, transcript, course)
+            else:
+                self._breakers.succeeded(node)
+                return told
 
     @asynccontextmanager
     async def _attempt(

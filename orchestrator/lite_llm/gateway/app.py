@@ -15,8 +15,9 @@ from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.authentication import authenticating
 from lite_llm.gateway.connections import Connection, connections, refuse_expectation
-from lite_llm.gateway.embeddings import Embeddings
+from lite_llm.gateway.embeddings import EmbeddingsHandler
 from lite_llm.gateway.generations import MODEL, Generations
+from lite_llm.gateway.leaving import Leaving
 from lite_llm.gateway.model_list import Models
 from lite_llm.gateway.openapi import OpenApi
 from lite_llm.gateway.operations import Operations
@@ -25,6 +26,8 @@ from lite_llm.placement import ClusterView, Observed
 from lite_llm.telemetry import Metrics, names
 from lite_llm.tenants import Admission, Keys
 
+LEAVING = web.AppKey("leaving", Leaving)
+CLOSING_SECONDS = 1.0  # for what does not end when it is cancelled; aiohttp takes 0 for no limit
 BACKLOG = 1024  # of connections: a herd comes at once
 
 
@@ -38,19 +41,22 @@ def make_app(
     max_body_bytes: int,
 ) -> web.Application:
     """Everything that answers over HTTP. Bodies beyond ``max_body_bytes`` are refused with 413."""
+    leaving = Leaving()
     app = web.Application(
         client_max_size=max_body_bytes,
         middlewares=[
             Connection.counting,
             _measuring(metrics, views),
             in_openai_shape,
+            leaving.middleware,
             authenticating(keys),
         ],
     )
+    app[LEAVING] = leaving
     generations = Generations(dispatcher, metrics, admission)
     models = Models(views)
-    embeddings = Embeddings(models)
-    operations = Operations(views, metrics)
+    embeddings = EmbeddingsHandler(models, dispatcher, admission)
+    operations = Operations(views, metrics, leaving)
     app.add_routes(
         [
             web.post("/v1/chat/completions", generations.chat, expect_handler=refuse_expectation),
@@ -73,10 +79,10 @@ async def serving_http(
 ) -> AsyncIterator[str]:
     """Serve at ``host:port`` (port 0: any) while the block runs; yields where.
 
-    At the end running requests have ``grace_seconds``, then they are cancelled.
+    At the end running requests have ``grace_seconds``, then they are ended.
     """
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=grace_seconds)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSING_SECONDS)
     await runner.setup()
     assert runner.server is not None
     loop, listening = asyncio.get_running_loop(), None
@@ -97,7 +103,10 @@ async def serving_http(
         yield f"{host}:{listening.sockets[0].getsockname()[1]}"
     finally:
         if listening is not None:
+            for _ in range(3):  # turns of the loop: what has connected is accepted before the end
+                await asyncio.sleep(0)
             listening.close()
+            await app[LEAVING].leave(grace_seconds)
         await runner.cleanup()
 
 

@@ -8,7 +8,7 @@ from lite_llm.contracts import ModelRef
 from lite_llm.dispatch import Dispatcher
 from lite_llm.gateway.authentication import tenant_of
 from lite_llm.gateway.measures import measured
-from lite_llm.gateway.model_list import seen
+from lite_llm.gateway.model_list import check_can, seen
 from lite_llm.openai import Asked, asked_chat, asked_completion
 from lite_llm.openai.merging import merged
 from lite_llm.telemetry import Metrics
@@ -38,6 +38,7 @@ class Generations:
     async def _respond(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         tenant = tenant_of(request)
         model = request[MODEL] = seen(self._dispatcher.view, asked.model, tenant)
+        check_can(self._dispatcher.view, model, asked.starts)
         for start in asked.starts:
             start.model.CopyFrom(ref_to_proto(model))
             tenant.stamp(start)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
 from lite_llm.contracts import ModelRef
-from lite_llm.contracts.errors import ModelNotFound
+from lite_llm.contracts.errors import ModelNotFound, Unsupported
 from lite_llm.gateway.authentication import tenant_of
 from lite_llm.openai.naming import model_named, name_of, not_found
 from lite_llm.openai.schema import Model, ModelList
 from lite_llm.placement import ClusterView, Observed, resolve
+from lite_llm.proto.v1.generate_pb2 import GenerateStart
 from lite_llm.tenants import Tenant
 
-__all__ = ["Models", "check_sees", "is_seen", "model_named", "name_of", "not_found", "seen"]
+__all__ = [
+    "Models",
+    "check_can",
+    "check_sees",
+    "is_seen",
+    "model_named",
+    "name_of",
+    "not_found",
+    "seen",
+]
+
+NATIVE = ("", "native")
 
 
 class Models:
@@ -44,6 +58,10 @@ class Models:
         if model not in view.models:
             raise not_found(name)
         return model
+
+    def is_native(self, model: ModelRef) -> bool:
+        """Whether our own engine runs it, which makes texts and nothing else."""
+        return is_native(self._views.value, model)
 
     def _told(self, view: ClusterView, name: ModelRef) -> Model:
         model = resolve(view, name)
@@ -80,3 +98,20 @@ def is_seen(view: ClusterView, name: ModelRef, tenant: Tenant) -> bool:
         return seen(view, name, tenant) in view.models
     except ModelNotFound:
         return False
+
+
+def is_native(view: ClusterView, model: ModelRef) -> bool:
+    """Whether our own engine runs it."""
+    spec = view.models.get(model)
+    return spec is not None and spec.backend in NATIVE
+
+
+def check_can(view: ClusterView, model: ModelRef, starts: Iterable[GenerateStart]) -> None:
+    """:class:`Unsupported` for what the model's backend can't do, before anything is loaded."""
+    wants_json = any(start.sampling.HasField("json_schema") for start in starts)
+    if wants_json and is_native(view, model):
+        raise Unsupported(
+            f"{model} runs on our own engine, which can't be held to JSON",
+            where="response_format",
+            remedy="leave response_format out, or ask a model of the backend llamacpp or vllm",
+        )

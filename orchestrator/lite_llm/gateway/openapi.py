@@ -19,6 +19,7 @@ _STRUCTS: tuple[type[msgspec.Struct], ...] = (
     schema.CompletionRequest,
     schema.Completion,
     schema.EmbeddingRequest,
+    schema.Embeddings,
     schema.Model,
     schema.ModelList,
     schema.Failure,
@@ -57,9 +58,9 @@ def document() -> dict[str, Any]:
             },
             "/v1/embeddings": {
                 "post": {
-                    "summary": "Refused: models here generate text",
+                    "summary": "Turn texts into vectors, by models whose backend makes them",
                     "requestBody": _body(schema.EmbeddingRequest),
-                    "responses": _FAILURES,
+                    "responses": {"200": _answer(schema.Embeddings), **_FAILURES},
                 }
             },
             "/v1/models": {

@@ -15,7 +15,7 @@ from lite_llm.dispatch import Aliases, Dispatcher, Loads, Orders
 from lite_llm.gateway.authentication import caller
 from lite_llm.gateway.fleet import difference, is_empty, model_views
 from lite_llm.gateway.measures import measured
-from lite_llm.gateway.model_list import is_seen, seen
+from lite_llm.gateway.model_list import check_can, is_seen, seen
 from lite_llm.openai.schema.sampling import MAX_N
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.agent_pb2 import DrainResponse, ExpertMap, ExpertMapRequest
@@ -91,6 +91,7 @@ class OrchestratorService(OrchestratorServicer):
         start = await start_of(request_iterator)
         _check_count(start)
         model = seen(self._views.value, ref_from_proto(start.model), tenant)
+        check_can(self._views.value, model, (start,))
         start.model.CopyFrom(ref_to_proto(model))
         tenant.stamp(start)
         sequence, usage = start.resume.next_sequence, Usage()

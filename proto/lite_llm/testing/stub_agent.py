@@ -36,6 +36,8 @@ from lite_llm.proto.v1.agent_pb2 import (
 from lite_llm.proto.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
 from lite_llm.proto.v1.generate_pb2 import (
     FINISH_REASON_STOP,
+    EmbedRequest,
+    EmbedResponse,
     GenerateEvent,
     GenerateFinished,
     GenerateRequest,
@@ -232,6 +234,14 @@ class _Service(AgentServicer):
         finally:
             if not ended:
                 self._agent.withdrawn.set()
+
+    async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:
+        """Of each input two numbers: how long it is, and its place."""
+        told = EmbedResponse(prompt_tokens=len(request.inputs))
+        for place, each in enumerate(request.inputs):
+            size = len(each.text) or len(each.token_ids.ids)
+            told.embeddings.add(values=[size, place][: request.dimensions or 2])
+        return told
 
     async def GenerateMany(
         self, request_iterator: AsyncIterator[StreamRequests], context: Context

@@ -12,15 +12,19 @@ import structlog
 from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.proto.v1.generate_pb2 import GenerateRequest, GenerateStart
 
+START_SECONDS = 30.0  # from the call to its start; prompts are megabytes at most
+
 log = structlog.get_logger(__name__)
 
 
 async def start_of(requests: AsyncIterator[GenerateRequest]) -> GenerateStart:
     """The first message's start; :class:`InvalidRequest` if it is anything else, or none comes."""
-    async for request in requests:
-        if request.HasField("start"):
-            return request.start
-        break
+    with suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            async for request in requests:
+                if request.HasField("start"):
+                    return request.start
+                break
     raise InvalidRequest("a generation begins with a start", where="action", remedy="send it first")
 
 

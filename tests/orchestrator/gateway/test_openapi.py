@@ -38,6 +38,7 @@ def settled(body: dict[str, Any]) -> dict[str, Any]:
     gone = {
         "min_tokens",
         "max_tokens",
+        "response_format",  # which a backend must support
         "prompt_logprobs" if streams else "stream_options",
         None if rates else "top_logprobs",
     }

@@ -7,7 +7,7 @@ are refused by name, and so are those that would change the answer but that noth
 from lite_llm.openai.schema.chat import ChatChunk, ChatCompletion, ChatRequest
 from lite_llm.openai.schema.completions import Completion, CompletionRequest
 from lite_llm.openai.schema.decoding import decode
-from lite_llm.openai.schema.embeddings import EmbeddingRequest
+from lite_llm.openai.schema.embeddings import EmbeddingRequest, Embeddings
 from lite_llm.openai.schema.extension import Explanation, Extension
 from lite_llm.openai.schema.failures import Failure
 from lite_llm.openai.schema.models import Model, ModelList
@@ -21,6 +21,7 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "EmbeddingRequest",
+    "Embeddings",
     "Explanation",
     "Extension",
     "Failure",

@@ -52,7 +52,6 @@ class ChatRequest(SampledRequest, frozen=True, kw_only=True):
     """The body of ``POST /v1/chat/completions``."""
 
     refused: ClassVar[dict[str, tuple[object, ...]]] = {
-        "response_format": ({"type": "text"},),
         "modalities": (["text"],),
         "audio": (),
         "functions": (),
@@ -73,7 +72,6 @@ class ChatRequest(SampledRequest, frozen=True, kw_only=True):
     top_logprobs: Top | None = None
     tools: list[dict[str, Any]] | None = None
 
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     functions: Any = None

@@ -26,7 +26,6 @@ class CompletionRequest(SampledRequest, frozen=True, kw_only=True):
     refused: ClassVar[dict[str, tuple[object, ...]]] = {
         "best_of": (1,),
         "suffix": (),
-        "response_format": ({"type": "text"},),
         "prompt_embeds": (),
     }
 
@@ -38,7 +37,6 @@ class CompletionRequest(SampledRequest, frozen=True, kw_only=True):
 
     best_of: Any = None
     suffix: Any = None
-    response_format: Any = None
     prompt_embeds: Any = None
 
     @property
@@ -67,7 +65,7 @@ class CompletionRequest(SampledRequest, frozen=True, kw_only=True):
 
     def prompts(self) -> list[Prompt]:
         """In order; never empty, and neither is any of them."""
-        prompts = _listed(self.prompt)
+        prompts = listed(self.prompt, "prompt")
         if not prompts or not all(prompts):
             raise InvalidRequest(
                 "the prompt is empty", where="prompt", remedy="send one token or more"
@@ -118,7 +116,8 @@ class Completion(Struct, frozen=True, kw_only=True):
     lite_llm: Explanation | UnsetType = UNSET
 
 
-def _listed(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
+def listed(prompt: str | list[str | int | list[int]], where: str) -> list[Prompt]:
+    """What a field of this name holds: one text or its token ids, or many of either."""
     if isinstance(prompt, str):
         return [prompt]
     tokens = [item for item in prompt if isinstance(item, int)]
@@ -126,6 +125,6 @@ def _listed(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
         return [item for item in prompt if not isinstance(item, int)]
     if len(tokens) < len(prompt):
         raise InvalidRequest(
-            "the prompt mixes token ids with prompts", where="prompt", remedy="send one kind"
+            f"the {where} mixes token ids with {where}s", where=where, remedy="send one kind"
         )
     return [tokens]

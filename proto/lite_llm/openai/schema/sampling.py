@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from lite_llm.contracts.errors import InvalidRequest, Unsupported
 from lite_llm.openai.schema.extension import Extension
+from lite_llm.openai.schema.response_format import ResponseFormat
 from lite_llm.proto.v1.generate_pb2 import SamplingParameters
 
 MAX_STOPS = 16  # OpenAI allows 4, other servers any number; each costs a search per token
@@ -73,6 +74,8 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
+    response_format: ResponseFormat | None = None
+    """JSON is refused by models whose engine can't be held to it."""
 
     top_k: Annotated[int, Meta(ge=-1, le=2**32 - 1)] | None = None
     """-1 and 0: all."""
@@ -161,6 +164,7 @@ class SampledRequest(Struct, frozen=True, kw_only=True):
             logit_bias=self.logit_bias or {},
             prompt_logprobs=prompt_logprobs,
             include_stop=bool(self.include_stop_str_in_output),
+            json_schema=self.response_format.to_schema() if self.response_format else None,
         )
 
     @classmethod
