@@ -1,5 +1,4 @@
-"""The alerts: rules that Prometheus accepts, that fire where they should, each with a page of what to
-do."""
+"""The alerts: rules that Prometheus takes, that fire where they should, each with a page."""
 
 from __future__ import annotations
 

@@ -270,3 +270,13 @@ def test_the_operator_s_rights_are_its_own_list(render: Any) -> None:
     assert {*given["verbs"], "create"} == set(wanted["verbs"]), "the chart makes the lease"
     (lease,) = (one for one in render({}) if one["kind"] == "Lease")
     assert given["resourceNames"] == [lease["metadata"]["name"]]
+
+
+def test_a_farewell_is_said_once_it_may_be(objects: Objects) -> None:
+    # Helm orders hooks of one weight by their names.
+    weights: dict[bool, set[int]] = {True: set(), False: set()}
+    for one in objects:
+        notes = one["metadata"].get("annotations", {})
+        if notes.get("helm.sh/hook") == "post-delete":
+            weights[one["kind"] == "Job"].add(int(notes.get("helm.sh/hook-weight", "0")))
+    assert not weights[True] or max(weights[False]) < min(weights[True])

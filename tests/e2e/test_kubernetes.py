@@ -257,7 +257,7 @@ async def test_from_install_to_uninstall(cluster: Cluster) -> None:
     assert woken == undisturbed
     await cluster.eventually("its replica", lambda: cluster.model()["replicas"] == 1)
 
-    await cluster.helm(lambda config: config.uninstall(RELEASE, timeout=120))
+    await cluster.helm(lambda config: config.uninstall(RELEASE, timeout=240))
     await cluster.eventually("all Pods to go", lambda: not cluster.pods())
     # Declarations outlive the release, and can be deleted without it.
     await cluster.kubectl("delete", "llmodel/tiny", "--timeout=30s")
