@@ -3,6 +3,7 @@
 from lite_llm.stores.buckets import open_bucket, refusal
 from lite_llm.stores.failures import ReadFailed, ShortRead, read_failed
 from lite_llm.stores.listing import Listing, list_checkpoint
+from lite_llm.stores.local_digest import digest_of_directory
 from lite_llm.stores.opening import open_source
 from lite_llm.stores.retrying import Backoff
 from lite_llm.stores.source import FileStatus, LocalSource, Origin, Source
@@ -19,6 +20,7 @@ __all__ = [
     "Source",
     "StoreSettings",
     "StoreSource",
+    "digest_of_directory",
     "list_checkpoint",
     "open_bucket",
     "open_source",
