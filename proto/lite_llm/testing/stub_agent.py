@@ -251,14 +251,23 @@ class _Service(AgentServicer):
                 yield batch
 
 
+class _OlderService(_Service):
+    GenerateMany = AgentServicer.GenerateMany  # type: ignore[assignment]  # which says that there is none
+
+
 @asynccontextmanager
-async def stub_agent(store: Store, node: str = "stub") -> AsyncIterator[StubAgent]:
-    """A registered agent on a free port of this host while the block runs."""
+async def stub_agent(
+    store: Store, node: str = "stub", *, is_older: bool = False
+) -> AsyncIterator[StubAgent]:
+    """A registered agent on a free port of this host while the block runs.
+
+    One that ``is_older`` knows no ``GenerateMany``.
+    """
     async with store.lease(10.0) as lease:
         agent = StubAgent(node, store, lease)
         agent.may_load.set()
         agent.answers.set()
-        service = _Service(agent)  # type: ignore[abstract]  # the rest of an agent is not stubbed
+        service = (_OlderService if is_older else _Service)(agent)  # type: ignore[abstract]  # the rest of an agent is not stubbed
         add = {"lite_llm.v1.Agent": lambda server: add_AgentServicer_to_server(service, server)}
         async with agent.server:
             endpoint = await agent.server.enter_async_context(
