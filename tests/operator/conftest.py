@@ -64,6 +64,9 @@ class Api:
             each["reason"] for each in listed["items"] if each["involvedObject"]["name"] == name
         ]
 
+    async def forget_events(self) -> None:
+        await self.request("DELETE", "/api/v1/namespaces/default/events")
+
 
 def collection(kind: str, namespace: str = "default") -> str:
     return f"{GROUP_API}/namespaces/{namespace}/{kind.lower()}s"

@@ -67,6 +67,12 @@ def operator(
             envvar="LITE_LLM_DOOR_URL", help="Address that clients use, told as status.url."
         ),
     ] = "",
+    resync_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="LITE_LLM_RESYNC_SECONDS", min=1.0, help="Between looks at everything."
+        ),
+    ] = 300.0,
     release: Annotated[
         bool,
         typer.Option(
@@ -101,5 +107,6 @@ def operator(
         listen_http=listen_http,
         agent_selector=agent_selector,
         door_url=door_url,
+        resync_seconds=resync_seconds,
     )
     run(release_all(settings) if release else serve(running, settings, store))
