@@ -113,6 +113,8 @@ class Checkpoints:
                 held.push_async_callback(origin.close)
             # Two models of one checkpoint: the second finds what the first has brought.
             async with self._turns.setdefault(listing.digest, asyncio.Lock()):
+                for record in listing.files:
+                    await self._disks.draw_near(listing.identity(record), record)
                 place = downloading(listing, self._disks, self._reader, measures=self._measures)
                 download = await held.enter_async_context(place)
                 self._downloads[listing.digest] = download

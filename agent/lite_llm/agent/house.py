@@ -42,8 +42,8 @@ async def opened(
     machine = memory_bytes()
     measures = Measures(metrics, node=settings.node)
     async with AsyncExitStack() as opening:
-        cache = cache_directory(settings)
-        disks = await opening.enter_async_context(DiskTier({Medium.NVME: _budget(cache, settings)}))
+        cache, budgets = cache_directory(settings), disk_budgets(settings)
+        disks = await opening.enter_async_context(DiskTier(budgets))
         disks.measured_by(measures)
         reader = DiskReader(threads=READERS)
         opening.callback(reader.close)
@@ -76,18 +76,20 @@ def cache_directory(settings: AgentSettings) -> Path:
     return settings.cache_directory or settings.state_directory / "cache"
 
 
-def cache_bytes(settings: AgentSettings) -> int:
-    """What they may take there."""
-    return _budget(cache_directory(settings), settings).num_bytes
+def disk_budgets(settings: AgentSettings) -> dict[Medium, DiskBudget]:
+    """Of each disk that checkpoints are kept on."""
+    budgets = {Medium.NVME: _budget(cache_directory(settings), settings.cache_bytes)}
+    if settings.sata_directory is not None:
+        budgets[Medium.SATA] = _budget(settings.sata_directory, settings.sata_bytes)
+    return budgets
 
 
-def _budget(cache: Path, settings: AgentSettings) -> DiskBudget:
-    if settings.cache_bytes is not None:
-        return DiskBudget(directory=cache, num_bytes=settings.cache_bytes)
-    cache.mkdir(parents=True, exist_ok=True)
-    held = sum(path.stat().st_blocks * 512 for path in cache.glob("objects/*/*"))
-    free = shutil.disk_usage(cache).free
-    return DiskBudget(directory=cache, num_bytes=int((free + held) * CACHE_SHARE))
+def _budget(directory: Path, num_bytes: int | None) -> DiskBudget:
+    if num_bytes is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = sum(path.stat().st_blocks * 512 for path in directory.glob("objects/*/*"))
+        num_bytes = int((shutil.disk_usage(directory).free + held) * CACHE_SHARE)
+    return DiskBudget(directory=directory, num_bytes=num_bytes)
 
 
 def _of(given: int | None, otherwise: int) -> int:

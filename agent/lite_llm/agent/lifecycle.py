@@ -12,7 +12,7 @@ import structlog
 from lite_llm.agent.changes import Changes
 from lite_llm.agent.declared import Declared
 from lite_llm.agent.exposition import Exposition
-from lite_llm.agent.house import cache_bytes, cache_directory, opened
+from lite_llm.agent.house import disk_budgets, opened
 from lite_llm.agent.http_port import http_serving, make_app
 from lite_llm.agent.models import hosting
 from lite_llm.agent.node import inspected
@@ -59,8 +59,11 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
         house, disks = await stack.enter_async_context(
             opened(settings, directory, changes, metrics, declared, peers.sharing)
         )
+        budgets = disk_budgets(settings)
         node = await asyncio.to_thread(
-            inspected, cache_directory(settings), directory.root / "speeds.json"
+            inspected,
+            {medium: budget.directory for medium, budget in budgets.items()},
+            directory.root / "speeds.json",
         )
         models = await stack.enter_async_context(hosting(house, changes))
         reporter = Reporter(
@@ -70,7 +73,7 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
             memory=house.memory,
             warmth=house.warmth,
             disks=disks,
-            cache_bytes=cache_bytes(settings),
+            disk_bytes={medium: budget.num_bytes for medium, budget in budgets.items()},
         )
         exposition = Exposition(metrics, models)
         service = AgentService(models, house.checkpoints, declared, reporter, exposition)

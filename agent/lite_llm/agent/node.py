@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -43,14 +44,13 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def inspected(directory: Path, kept_at: Path) -> Node:
-    """This node, ``directory`` being on its disk; what was measured is kept in ``kept_at``."""
+def inspected(disks: Mapping[Medium, Path], kept_at: Path) -> Node:
+    """This node, a directory being given of each disk; what was measured is kept in ``kept_at``."""
     speeds = _kept(kept_at)
-    if speeds is None:
-        measured = {Medium.DRAM: _memory_speed, Medium.NVME: lambda: _disk_speed(directory)}
-        speeds = {
-            medium: speed for medium, probe in measured.items() if (speed := _measured(probe))
-        }
+    if speeds is None or disks.keys() - speeds.keys():
+        probes: dict[Medium, Callable[[], float]] = {Medium.DRAM: _memory_speed}
+        probes |= {medium: partial(_disk_speed, path) for medium, path in disks.items()}
+        speeds = {medium: speed for medium, probe in probes.items() if (speed := _measured(probe))}
         told = {medium.name: speed for medium, speed in speeds.items()}
         with contextlib.suppress(OSError):  # it is measured again next time
             write_published(kept_at, json.dumps(told).encode())

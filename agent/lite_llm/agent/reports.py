@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from lite_llm.agent.memory import Memory
@@ -30,7 +31,7 @@ class Reporter:
         memory: Memory,
         warmth: Warmth,
         disks: DiskTier,
-        cache_bytes: int,
+        disk_bytes: Mapping[Medium, int],
     ) -> None:
         self.trouble = ""
         """In words; empty while all is well."""
@@ -44,7 +45,7 @@ class Reporter:
         self._memory = memory
         self._warmth = warmth
         self._disks = disks
-        self._cache_bytes = cache_bytes
+        self._disk_bytes = disk_bytes
         self._incarnation = uuid.uuid4().hex
         self._started_at = int(time.time())
         self._version = version("lite-llm")
@@ -89,10 +90,13 @@ class Reporter:
                 pinned_bytes=warmth.locked_bytes,
                 read_bytes_per_second=speeds.get(Medium.DRAM, 0),
             ),
-            agent_pb2.MediumStatus(
-                medium=medium_to_proto(Medium.NVME),
-                capacity_bytes=self._cache_bytes,
-                used_bytes=self._disks.used_bytes(Medium.NVME),
-                read_bytes_per_second=speeds.get(Medium.NVME, 0),
+            *(
+                agent_pb2.MediumStatus(
+                    medium=medium_to_proto(medium),
+                    capacity_bytes=num_bytes,
+                    used_bytes=self._disks.used_bytes(medium),
+                    read_bytes_per_second=speeds.get(medium, 0),
+                )
+                for medium, num_bytes in self._disk_bytes.items()
             ),
         ]

@@ -54,6 +54,10 @@ class AgentSettings:
     """Where checkpoints from stores are kept; None: below ``state_directory``."""
     cache_bytes: int | None = None
     """What they may take there; None: nine tenths of what is free when the agent starts."""
+    sata_directory: Path | None = None
+    """On a slower disk: what leaves ``cache_directory`` for want of room goes there first."""
+    sata_bytes: int | None = None
+    """What it may take there; None: nine tenths of what is free when the agent starts."""
     memory_bytes: int | None = None
     """For all workers together; None: seven tenths of the machine's. A model that has no room waits
     until others that nobody uses have given way."""
@@ -76,6 +80,10 @@ class AgentSettings:
     patience_seconds: float = 20.0
     """A model that waited so long for memory gets it from those that are busy, too: they take no
     more requests and finish what runs."""
+    expert_hot_bytes: int | None = None
+    """Where experts of each native worker run; None: all are held."""
+    expert_warm_bytes: int = 0
+    """Memory behind it."""
     trust: SignaturePolicy = ACCEPT_UNSIGNED
     """Whose signatures of checkpoints count; a model may require one where this does not."""
     compiled_directory: Path | None = None
@@ -113,7 +121,7 @@ class AgentSettings:
         for name in ("start_seconds", "stop_seconds", "hang_seconds", "patience_seconds"):
             if getattr(self, name) <= 0:
                 raise self._wrong(name, getattr(self, name), "make it positive")
-        for name in ("cache_bytes", "memory_bytes", "warm_bytes", "worker_bytes"):
+        for name in ("cache_bytes", "sata_bytes", "memory_bytes", "warm_bytes", "worker_bytes"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise self._wrong(name, value, "make it positive")
 

@@ -221,6 +221,9 @@ class Workers:
         options = ["--notes-directory", str(self._directory.notes)]
         if settings.kv_bytes is not None:
             options += ["--kv-bytes", str(settings.kv_bytes)]
+        if settings.expert_hot_bytes is not None:
+            options += ["--hot-bytes", str(settings.expert_hot_bytes)]
+            options += ["--warm-bytes", str(settings.expert_warm_bytes)]
         if settings.kv_disk_bytes is not None:
             options += ["--kv-disk-directory", str(self._directory.kv / number)]
             options += ["--kv-disk-bytes", str(settings.kv_disk_bytes)]

@@ -123,6 +123,22 @@ class DiskTier:
             self._tell()
             return held
 
+    async def draw_near(self, identity: str, record: FileRecord) -> None:
+        """Move the file to the nearest disk if it lies whole on another one, and there is room."""
+        key = record.sha256 or sha256(identity.encode()).hexdigest()
+        nearest = min(self._disks)
+        async with self._changing:
+            medium = self._residency.nearest(key)
+            if medium in (nearest, Medium.OBJECT_STORE) or key in self._files:
+                return
+            if not self._final(medium, key).exists():
+                return
+            try:
+                await self._carry_out(self._on(Wanted(key, record.num_bytes, nearest)))
+            except OutOfMemory:
+                log.info("no room to move a file nearer", path=record.name, medium=nearest.name)
+            self._tell()
+
     async def write(self, held: CachedFile, chunks: range, view: memoryview) -> None:
         """Write chunks through. A full or failing disk only ends the keeping, never the load."""
         try:

@@ -20,7 +20,7 @@ from lite_llm.agent.peers import alone
 from lite_llm.agent.registration import Registration, registered
 from lite_llm.agent.reports import Reporter
 from lite_llm.agent.state_directory import claimed
-from lite_llm.contracts import ModelRef
+from lite_llm.contracts import Medium, ModelRef
 from lite_llm.contracts.errors import OutOfMemory
 from lite_llm.contracts.keyspace import AgentKey, ResidencyKey, key_of
 from lite_llm.metastore import (
@@ -83,7 +83,7 @@ class Node:
                 memory=house.memory,
                 warmth=house.warmth,
                 disks=disks,
-                cache_bytes=1 << 20,
+                disk_bytes={Medium.NVME: 1 << 20},
             )
             registration = Registration(store, self.settings, self.reporter, self.changes)
             async with registered(registration):
