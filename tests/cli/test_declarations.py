@@ -37,28 +37,46 @@ def checkpoint(tmp_path: Path) -> Path:
     ],
 )
 def test_a_name_is_made_of_the_directory(directory: str, name: str) -> None:
-    assert name_of(Path("/models") / directory) == name
+    assert name_of(directory) == name
     assert ModelRef("default", name).name == name
 
 
 def test_a_directory_without_a_usable_letter_must_be_named() -> None:
     with pytest.raises(InvalidName, match="NAME=DIR"):
-        name_of(Path("/"))
+        name_of("/")
 
 
 def test_a_model_is_a_directory_with_or_without_a_name(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Declaration.parse(str(checkpoint)) == Declaration(
-        ModelRef("default", "tiny-llama"), checkpoint
+        ModelRef("default", "tiny-llama"), checkpoint.as_uri()
     )
+    assert Declaration.parse(str(checkpoint)).directory == checkpoint
     assert Declaration.parse(f"mine={checkpoint}").model.name == "mine"
     monkeypatch.chdir(checkpoint)
     assert Declaration.parse(".").model.name == "tiny-llama"
     odd = checkpoint.rename(checkpoint.parent / "a=b")
-    assert Declaration.parse(str(odd)) == Declaration(ModelRef("default", "a-b"), odd)
+    assert Declaration.parse(str(odd)) == Declaration(ModelRef("default", "a-b"), odd.as_uri())
     with pytest.raises(InvalidName):
         Declaration.parse(f"Not A Name={odd}")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "uri"),
+    [
+        ("hf://acme/Small-1.5B", "small-1.5b", "hf://acme/Small-1.5B"),
+        ("hf://acme/small@v2", "small", "hf://acme/small@v2"),
+        ("mine=hf://acme/small", "mine", "hf://acme/small"),
+        ("s3://bucket/models/big/", "big", "s3://bucket/models/big/"),
+        ("https://host/a/b?key=v", "b-key-v", "https://host/a/b?key=v"),
+    ],
+)
+def test_a_model_may_lie_in_a_store(text: str, name: str, uri: str) -> None:
+    declaration = Declaration.parse(text)
+    assert (declaration.model.name, declaration.uri) == (name, uri)
+    assert declaration.directory is None
+    assert declaration.spec().source.uri == uri
 
 
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
@@ -97,7 +115,7 @@ async def test_what_others_declared_is_left_alone(checkpoint: Path) -> None:
         assert await store.get(key) is not None, "the same by another hand stays"
 
         await store.put(key, dumps(ModelSpec(ref=ref_to_proto(mine.model), generation=3)))
-        second = Declaration(ModelRef("default", "second"), checkpoint)
+        second = Declaration(ModelRef("default", "second"), checkpoint.as_uri())
         with pytest.raises(Conflict, match="NAME=DIR"):
             async with declared(store, [second, mine]):
                 pytest.fail("not reached")

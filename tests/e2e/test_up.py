@@ -16,9 +16,11 @@ from pathlib import Path
 import openai
 
 from lite_llm.checkpoint import convert
+from lite_llm.cli.bundled import PROMPT, bundled_model
 from lite_llm.contracts import outcomes
 from lite_llm.testing.command import Command
 from lite_llm.testing.guard import Guard, free_ports, marked_processes
+from lite_llm.training import Evaluator
 
 PROMPTS = ("the quick brown fox", "a model costs nothing", "x")
 
@@ -99,14 +101,41 @@ def test_a_converted_checkpoint_answers_the_same(
     assert_left_nothing(up, guard, port)
 
 
-def test_without_a_model_it_starts_what_exists_until_ctrl_c(guard: Guard) -> None:
+def test_without_a_model_it_serves_the_demo_until_ctrl_c(guard: Guard) -> None:
     (port,) = free_ports(1)
     up = Command(guard, "up", "--port", str(port))
-    up.wait_said("no model yet: pass --model DIR")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as response:
-        assert response.status == 200
+    up.wait_said("OpenAI(")
+    assert "demo: ready after" in up.output
+    assert all(ask_as_printed(up.output))
+    assert f"http://127.0.0.1:{port}/console" in up.output
+    for path in ("/console", "/readyz"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as response:
+            assert response.status == 200
     up.process.send_signal(signal.SIGINT)
     assert up.wait_ended() == 0
+    assert_left_nothing(up, guard, port)
+
+
+def test_a_small_fleet_with_little_memory_answers_the_same_in_another_dtype(
+    guard: Guard, checkpoint: Path
+) -> None:
+    (port,) = free_ports(1)
+    demo = bundled_model()
+    budgets = ("--hot-bytes", "6MiB", "--warm-bytes", "2MiB")
+    both = ("--model", f"demo={demo}", "--model", str(checkpoint), "--dtype", "float32")
+    up = Command(guard, "up", "--port", str(port), "--agents", "3", *budgets, *both)
+    up.wait_said("OpenAI(")
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        assert sorted(model.id for model in client.models.list()) == ["demo", "tiny"]
+        answer = client.completions.create(
+            model="demo", prompt=PROMPT, max_tokens=24, temperature=0
+        )
+    fleet = urllib.request.urlopen(f"http://127.0.0.1:{port}/lite-llm/v1/fleet", timeout=60)
+    with fleet as response:
+        assert len(json.load(response)["agents"]) == 3
+    text = Evaluator(demo).complete(PROMPT, max_tokens=24)
+    assert PROMPT + answer.choices[0].text == text
+    assert up.terminated() == 0
     assert_left_nothing(up, guard, port)
 
 

@@ -34,13 +34,23 @@ def up(
         typer.Option(
             "--model",
             "-m",
-            metavar="[NAME=]DIR",
-            help="Directory of a checkpoint, Hugging Face's or a converted one; the name is made of"
-            " it if none is given. May be repeated.",
+            metavar="[NAME=]DIR|ADDRESS",
+            help="Directory of a checkpoint, Hugging Face's or a converted one, or hf://OWNER/NAME,"
+            " s3://, gs://, az://, https://; the name is made of it if none is given. May be"
+            " repeated. Left out: the demo model that comes along.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8080,
+    agents: Annotated[
+        int, typer.Option(min=1, max=16, help="So many on this machine, as a small fleet.")
+    ] = 1,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16: convert models to it first.")
+    ] = "",
+    hot_bytes: options.HotBytes = None,
+    warm_bytes: options.WarmBytes = None,
+    cold_dir: options.ColdDir = None,
     state_dir: StateDir = None,
     etcd: options.Etcd = "",
     etcd_ca: options.EtcdCa = None,
@@ -52,8 +62,10 @@ def up(
 ) -> None:
     """Run everything on this machine: serve models over OpenAI's API until Ctrl-C.
 
-    Without --etcd the cluster's shared memory lives in this process.
+    Without --model it serves the demo model; without --etcd the cluster's shared memory lives in
+    this process.
     """
+    from lite_llm.cli.bundled import NAME, PROMPT, bundled_model
     from lite_llm.cli.declarations import parsed
     from lite_llm.cli.lifetime import run
     from lite_llm.cli.up import UpSettings
@@ -61,12 +73,17 @@ def up(
     from lite_llm.telemetry import logs
 
     settings = UpSettings(
-        models=parsed(model or ()),
+        models=parsed(model or [f"{NAME}={bundled_model()}"]),
         listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         store=options.store_settings(
             etcd, ca=etcd_ca, cert=etcd_cert, key=etcd_key, user=etcd_user
         ),
         state_directory=state_dir,
+        agents=agents,
+        dtype=dtype,
+        **options.expert_budgets(hot_bytes, warm_bytes),
+        cold_directory=cold_dir,
+        prompt="Hello" if model else PROMPT,
     )
     logs.configure(log_level, format=log_format)
     run(serve(settings))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -22,19 +23,31 @@ from lite_llm.wire import dumps, ref_to_proto
 log = structlog.get_logger(__name__)
 
 
+STORES = ("hf", "s3", "gs", "az", "http", "https")
+"""Schemes of addresses that agents fetch from."""
+
+
 @dataclass(frozen=True)
 class Declaration:
-    """A directory that holds a checkpoint, and the name under which it is served."""
+    """Where a checkpoint is, and the name under which it is served."""
 
     model: ModelRef
-    directory: Path
+    uri: str
+    """``file://`` and a directory of this machine, or one of :data:`STORES`."""
 
     @classmethod
     def parse(cls, text: str) -> Declaration:
-        """From ``DIR`` or ``NAME=DIR``; :class:`ModelNotFound` if no checkpoint lies there."""
+        """From a directory or an address, with or without ``NAME=`` before it.
+
+        Raises :class:`ModelNotFound` if no checkpoint lies in the directory.
+        """
         name, equals, path = text.partition("=")
-        if not equals or Path(text).exists():
+        if not equals or "://" in name or Path(text).exists():
             name, path = "", text
+        scheme, is_address, rest = path.partition("://")
+        if is_address and scheme in STORES:
+            last = rest.partition("@")[0].rstrip("/").rpartition("/")[2]
+            return cls(ModelRef(DEFAULT_NAMESPACE, name or name_of(last)), path)
         directory = Path(path).expanduser().resolve()
         if not directory.is_dir():
             raise ModelNotFound(
@@ -48,24 +61,26 @@ class Declaration:
                 where="--model",
                 remedy="give the directory of a checkpoint, Hugging Face's or a converted one",
             )
-        return cls(ModelRef(DEFAULT_NAMESPACE, name or name_of(directory)), directory)
+        return cls(ModelRef(DEFAULT_NAMESPACE, name or name_of(directory.name)), directory.as_uri())
+
+    @property
+    def directory(self) -> Path | None:
+        """On this machine; None for what lies in a store."""
+        parts = urlsplit(self.uri)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
     def spec(self) -> ModelSpec:
         """What is written for others to serve."""
-        return ModelSpec(
-            ref=ref_to_proto(self.model), source=ModelSource(uri=self.directory.as_uri())
-        )
+        return ModelSpec(ref=ref_to_proto(self.model), source=ModelSource(uri=self.uri))
 
 
-def name_of(directory: Path) -> str:
-    """A model name made of the directory's: ``Llama 3.1`` is served as ``llama-3.1``."""
-    words = re.sub(r"[^a-z0-9.]+", "-", directory.name.lower())
+def name_of(text: str) -> str:
+    """A model name made of a directory's: ``Llama 3.1`` is served as ``llama-3.1``."""
+    words = re.sub(r"[^a-z0-9.]+", "-", text.lower())
     labels = (label.strip("-") for label in words[:MAX_NAME_LENGTH].split("."))
     if name := ".".join(filter(None, labels)):
         return name
-    raise InvalidName(
-        f"no name can be made of {str(directory)!r}", where="--model", remedy="write NAME=DIR"
-    )
+    raise InvalidName(f"no name can be made of {text!r}", where="--model", remedy="write NAME=DIR")
 
 
 def parsed(texts: Iterable[str]) -> tuple[Declaration, ...]:
@@ -75,7 +90,7 @@ def parsed(texts: Iterable[str]) -> tuple[Declaration, ...]:
         declaration = Declaration.parse(text)
         if other := found.get(declaration.model):
             raise InvalidSettings(
-                f"{declaration.directory} and {other.directory} are both {declaration.model.name}",
+                f"{declaration.uri} and {other.uri} are both {declaration.model.name}",
                 where="--model",
                 remedy="write NAME=DIR to name one of them otherwise",
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 from urllib.parse import urlsplit
 
 import typer
@@ -178,6 +178,32 @@ KvSize = Annotated[
         rich_help_panel=_BUDGETS,
     ),
 ]
+HotBytes = Annotated[
+    str | None,
+    typer.Option(
+        "--hot-bytes",
+        metavar="SIZE",
+        help="Experts that run lie in so much: 8MiB. Left out: all of them are held.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+WarmBytes = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-bytes",
+        metavar="SIZE",
+        help="Memory behind --hot-bytes; what has no room there either is read from disk.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
+ColdDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cold-dir",
+        help="Disk cache of what comes from stores. Left out: a temporary one.",
+        rich_help_panel=_BUDGETS,
+    ),
+]
 Prefork = Annotated[
     bool,
     typer.Option(
@@ -219,6 +245,13 @@ LogFormat = Annotated[
 ]
 
 
+class ExpertBudgets(TypedDict):
+    """In bytes."""
+
+    hot_bytes: int | None
+    warm_bytes: int
+
+
 def store_settings(
     etcd: str, *, ca: Path | None, cert: Path | None, key: Path | None, user: str
 ) -> StoreSettings:
@@ -245,6 +278,13 @@ def store_settings(
 def size(text: str | None) -> int | None:
     """Bytes; None for what was left out."""
     return None if text is None else parse_size(text)
+
+
+def expert_budgets(hot: str | None, warm: str | None) -> ExpertBudgets:
+    """Of :class:`~lite_llm.cli.up.UpSettings`; the second makes sense with the first alone."""
+    if warm is not None and hot is None:
+        raise _wrong("--warm-bytes", "without --hot-bytes all experts are held", "give both")
+    return {"hot_bytes": size(hot), "warm_bytes": size(warm) or 0}
 
 
 def labels(words: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ import grpc.aio
 import typer
 
 from lite_llm import agent, orchestrator
+from lite_llm.agent.settings import host_node
 from lite_llm.cli.declarations import Declaration, declared
+from lite_llm.cli.dtypes import converted
 from lite_llm.cli.lifetime import state_directory
 from lite_llm.cli.progress import Screen, open_screen
 from lite_llm.metastore import StoreSettings, open_store
@@ -32,30 +35,54 @@ class UpSettings:
     store: StoreSettings
     state_directory: Path | None = None
     """None: a new one, gone afterwards."""
+    agents: int = 1
+    """A small fleet on one machine, each with a node name of its own."""
+    dtype: str = ""
+    """That models of this machine are converted to; empty: as they are."""
+    hot_bytes: int | None = None
+    """Where experts run; None: all of them are held."""
+    warm_bytes: int = 0
+    """Memory behind that, for experts that others pushed out."""
+    cold_directory: Path | None = None
+    """Disk cache of what comes from stores; None: below the state's directory."""
+    prompt: str = "Hello"
+    """Of the examples that are printed."""
 
 
 async def up(settings: UpSettings) -> None:
     """Serve the models until cancelled; nothing is left behind."""
     async with AsyncExitStack() as house:
         state = house.enter_context(state_directory(settings.state_directory))
-        store = await house.enter_async_context(open_store(settings.store))
-        await house.enter_async_context(declared(store, settings.models))
-        await house.enter_async_context(
-            agent.running(agent.AgentSettings(state_directory=state), store)
+        models = await asyncio.to_thread(
+            converted, settings.models, settings.dtype, state / "converted"
         )
+        store = await house.enter_async_context(open_store(settings.store))
+        await house.enter_async_context(declared(store, models))
+        for fleet_member in _fleet(settings, state):
+            await house.enter_async_context(agent.running(fleet_member, store))
         door = await house.enter_async_context(
             orchestrator.running(
                 orchestrator.OrchestratorSettings(listen_http=settings.listen), store
             )
         )
-        if settings.models:
-            await _load_all(settings.models, door.grpc_address)
-            names = [declaration.model.name for declaration in settings.models]
-            typer.echo(how_to_ask(door.http_address, names))
-        else:
-            typer.echo(f"listening on http://{door.http_address}/v1")
-            typer.echo("no model yet: pass --model DIR", err=True)
+        await _load_all(models, door.grpc_address)
+        names = [declaration.model.name for declaration in models]
+        typer.echo(how_to_ask(door.http_address, names, settings.prompt))
         await asyncio.Event().wait()
+
+
+def _fleet(settings: UpSettings, state: Path) -> Iterator[agent.AgentSettings]:
+    """One agent is the whole machine's; of several, each has its own name, state and cache."""
+    cache = settings.cold_directory
+    for number in range(1, settings.agents + 1):
+        alone = settings.agents == 1
+        yield agent.AgentSettings(
+            node=host_node() if alone else f"{host_node()[:40]}-{number}",
+            state_directory=state if alone else state / f"agent-{number}",
+            cache_directory=cache if alone or cache is None else cache / f"agent-{number}",
+            expert_hot_bytes=settings.hot_bytes,
+            expert_warm_bytes=settings.warm_bytes,
+        )
 
 
 async def _load_all(models: tuple[Declaration, ...], address: str) -> None:
@@ -74,17 +101,18 @@ async def _load(declaration: Declaration, channel: grpc.aio.Channel, screen: Scr
     screen.done(declaration.model.name)
 
 
-def how_to_ask(address: str, models: Sequence[str]) -> str:
+def how_to_ask(address: str, models: Sequence[str], prompt: str = "Hello") -> str:
     """For a person: two ways to ask the first of ``models``, ready to paste."""
-    model = models[0]
-    url = f"http://{address}/v1"
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 16})
+    model, url = models[0], f"http://{address}/v1"
+    body = json.dumps({"model": model, "prompt": prompt, "max_tokens": 32})
+    asking = f"model={model!r}, prompt={prompt!r}, max_tokens=32"
     return f"""\
+console: http://{address}/console
 serving {", ".join(models)} on {url} until Ctrl-C
 
-  curl {url}/completions -H 'Content-Type: application/json' -d '{body}'
+  curl {url}/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}", api_key="none")
-  print(client.completions.create(model="{model}", prompt="Hello").choices[0].text)
+  print(client.completions.create({asking}).choices[0].text)
 """
