@@ -182,10 +182,10 @@ class _CudaGraph:
 
 def decode_graphs(decoder: Decoder, device: torch.device) -> DecodeGraphs | None:
     """What a runner uses: None where there are no graphs, or a layer asks the host for experts."""
-    if device.type != "cuda" or not is_capturable(decoder.config):
+    if device.type != "cuda":
         return None
-    decoder.prepare(device)
-    return DecodeGraphs(decoder, CudaCapturer())
+    decoder.prepare(device)  # without a graph, too: no step then waits for a look at positions
+    return DecodeGraphs(decoder, CudaCapturer()) if is_capturable(decoder.config) else None
 
 
 def is_capturable(config: DecoderConfig) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from lite_llm.checkpoint import Reader, open_checkpoint
+from lite_llm.contracts import TierSet
 from lite_llm.contracts.errors import Corrupt, ModelNotFound
 from lite_llm.contracts.manifest import Manifest
 from lite_llm.engine.chat import CONFIG, TEMPLATE, ChatTemplate
+from lite_llm.engine.declared import as_declared
 from lite_llm.engine.defaults import GENERATION, Defaults
 from lite_llm.engine.tokens import Tokenizer
 from lite_llm.experts import ExpertCache, ExpertSettings
@@ -35,12 +39,16 @@ from lite_llm.tiers import (
     Loader,
     LocalSource,
     RecordReader,
+    open_device_tier,
     plan_load,
 )
 
 TOKENIZER = "tokenizer.json"
 READERS = 4  # threads: enough that a disk is busy while others verify
+STAGING_BYTES = 256 << 20
+"""Of locked host memory that weights pass through on their way to a device."""
 _PAGE = 4096
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Model:
     """Of what was read: its tiers, and which expert is which router's row."""
     experts: ExpertCache | None = None
     """Where they come from, unless all are in memory."""
+    device: torch.device = _CPU
+    """That weights lie on."""
 
     @property
     def context_tokens(self) -> int:
@@ -93,36 +103,66 @@ class _Files:
         inventory = take_inventory(reader.manifest, config)
         return cls(inventory, tokenizer, defaults, _template(reader))
 
-    def model(self, decoder: Decoder, experts: ExpertCache | None = None) -> Model:
-        manifest = self.inventory.manifest
-        return Model(decoder, self.tokenizer, self.defaults, self.template, manifest, experts)
+    def declared(self, tier_set: TierSet) -> _Files:
+        config = as_declared(self.inventory.config, self.inventory.manifest, tier_set)
+        return replace(self, inventory=replace(self.inventory, config=config))
+
+    def model(
+        self, decoder: Decoder, experts: ExpertCache | None = None, device: torch.device = _CPU
+    ) -> Model:
+        return Model(
+            decoder=decoder,
+            tokenizer=self.tokenizer,
+            defaults=self.defaults,
+            template=self.template,
+            manifest=self.inventory.manifest,
+            experts=experts,
+            device=device,
+        )
 
 
 @asynccontextmanager
 async def arriving_model(
-    directory: Path, experts: ExpertSettings | None = None, *, notes: Path | None = None
+    directory: Path,
+    experts: ExpertSettings | None = None,
+    *,
+    notes: Path | None = None,
+    device: torch.device = _CPU,
+    tier_set: TierSet | None = None,
 ) -> AsyncIterator[tuple[Model, Load]]:
     """A model that may run at once: each layer waits for its weights, which ``load`` brings.
 
     With ``experts``, these come as routers ask for them, within the budgets that are set there; a
     model without any needs none. ``notes`` is where loads note down what they verified (see
-    :class:`Loader`). No step may be running when the block ends.
+    :class:`Loader`). On a CUDA ``device`` weights lie in its memory, and pass through a little of
+    the host's on their way. Routers do as ``tier_set`` declares (:func:`as_declared`). No step may
+    be running when the block ends.
     """
     files = await asyncio.to_thread(_read_files, directory)
+    if tier_set is not None:
+        files = files.declared(tier_set)
     manifest = files.inventory.manifest
     are_tiered = experts is not None and bool(manifest.experts)
     plan = plan_load(manifest, wants_expert=lambda _: not are_tiered)
     num_bytes = sum(-(-run.num_bytes // _PAGE) * _PAGE for run in plan.runs)
     async with AsyncExitStack() as held:
-        # Not locked: pages that nothing is read into, since the page cache has it, cost nothing.
-        arena = Arena("weights", HostMemory(num_bytes, lock=False))
+        nearest = None
+        if device.type == "cuda":
+            nearest = open_device_tier(num_bytes)
+            held.callback(nearest.close)
+            memory = HostMemory(min(num_bytes, STAGING_BYTES))
+        else:
+            # Not locked: pages that nothing is read into, since the page cache has it, cost
+            # nothing.
+            memory = HostMemory(num_bytes, lock=False)
+        arena = Arena("weights", memory)
         held.callback(arena.close)
         host = HostTier(arena)
         held.callback(host.clear)
         disk = DiskReader(threads=READERS)
         held.callback(disk.close)
         source = LocalSource(directory)
-        loader = Loader(host, disk, notes=notes)
+        loader = Loader(host, disk, device=nearest, notes=notes)
         loading = loader.load(manifest, [source], wants_expert=lambda _: not are_tiered)
         load = await held.enter_async_context(loading)
         cache = None
@@ -132,11 +172,11 @@ async def arriving_model(
                 manifest, [source], reader=disk, patience=experts.patience, loop=loop
             )
             held.callback(records.close)
-            cache = open_expert_cache(files.inventory, records, experts)
+            cache = open_expert_cache(files.inventory, records, experts, device)
             # In a thread: those that fetch may be waiting for this loop.
             held.push_async_callback(asyncio.to_thread, cache.close)
         decoder = await held.enter_async_context(arriving_decoder(load, files.inventory, cache))
-        yield files.model(decoder, cache), load
+        yield files.model(decoder, cache, device), load
 
 
 def load_model(directory: Path) -> Iterator[Progress | Model]:

@@ -93,9 +93,7 @@ class Runner:
         positions = [at for begin, n in begins for at in range(begin, begin + n)]
         inputs_2T = torch.tensor([tokens, positions], device=self._kv.device)
         pages = self._kv.batch([(each.kv, n) for each, n in parts if each.kv is not None])
-        masks = self._masks.of(
-            [each.group.request.tiers.ids for each, n in parts for _ in range(n)]
-        )
+        masks = self._allowed(parts)
         whole = [place for place, (each, n) in enumerate(parts) if each.pending == n]
         ends = torch.tensor([n for _, n in parts]).cumsum(dim=0)
         logits_RV = None
@@ -116,6 +114,14 @@ class Runner:
         return [
             Ready(parts[place][0], logits_RV[row], best[row]) for row, place in enumerate(whole)
         ]
+
+    def _allowed(self, parts: Many[Part[Sequence]]) -> list[Tensor | None] | None:
+        """For each layer the experts that each row's tiers have, on the device; None: all."""
+        tiers_T = [each.group.request.tiers.ids for each, n in parts for _ in range(n)]
+        if (masks := self._masks.of(tiers_T)) is None:
+            return None
+        device = self._kv.device
+        return [None if mask_TE is None else mask_TE.to(device) for mask_TE in masks]
 
     def _pace(self, num_tokens: int, seconds: float) -> None:
         """Tell the cache what computing costs, so that it knows what is worth fetching."""

@@ -18,6 +18,7 @@ from lite_llm.engine.answer import Answer
 from lite_llm.engine.batching import BatchSettings
 from lite_llm.engine.chat import ChatRenderer
 from lite_llm.engine.compute_thread import ComputeThread, Job
+from lite_llm.engine.device import room_for_pages
 from lite_llm.engine.engine import Engine
 from lite_llm.engine.measures import Measures
 from lite_llm.engine.model import Model
@@ -46,8 +47,8 @@ class ServingSettings:
 
     batch: BatchSettings = field(default_factory=BatchSettings)
     kv_bytes: int | None = None
-    """Of the key-value cache; None: as much as the batch can use, and an eighth of the machine's
-    memory at most."""
+    """Of the key-value cache; None: as much as the batch can use, and at most an eighth of the
+    machine's memory, or what weights leave free of a GPU's."""
     kv_host_bytes: int = 0
     """Where sequences that were set back wait; without it they are computed anew."""
     kv_disk: DiskPages | None = None
@@ -57,7 +58,7 @@ class ServingSettings:
     notes: Path | None = None
     """Directory of notes on which of a checkpoint's bytes were verified, for the next start."""
     device: str = "cpu"
-    """That the cache lies on, as torch names it."""
+    """That the model computes on: ``cpu`` or ``cuda``. Weights and cache lie there."""
     page_tokens: int = 16
 
 
@@ -92,7 +93,7 @@ class Served:
             host_bytes=settings.kv_host_bytes,
             disk=settings.kv_disk,
             page_tokens=settings.page_tokens,
-            device=settings.device,
+            device=model.device,
         )
         self._closing.callback(kv.close)
         self.room = _room(model, kv, settings)
@@ -165,8 +166,10 @@ def _kv_bytes(model: Model, settings: ServingSettings) -> int:
     groups = group_layers(layout, size)
     page_bytes = max(group.elements for group in groups) * layout.dtype.itemsize
     pages = -(-model.context_tokens // size) * len(groups)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     most = settings.batch.max_sequences * pages * page_bytes
+    if model.device.type == "cuda":
+        return min(most, room_for_pages(model.device))
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(most, machine // MEMORY_SHARE)
 
 

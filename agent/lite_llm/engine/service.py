@@ -14,6 +14,7 @@ import structlog
 from lite_llm.contracts import ModelRef, ModelState, TierSet
 from lite_llm.contracts.errors import Cancelled, InvalidRequest, LiteLLMError, NoAgent
 from lite_llm.engine.compute_thread import ComputeThread
+from lite_llm.engine.device import opened
 from lite_llm.engine.model import arriving_model
 from lite_llm.engine.served import Served, ServingSettings
 from lite_llm.proto.v1 import agent_pb2, generate_pb2
@@ -142,7 +143,14 @@ class WorkerService(AgentServicer):
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as held:
             settings = self._settings
-            arriving = arriving_model(directory, settings.experts, notes=settings.notes)
+            device = opened(settings.device)
+            arriving = arriving_model(
+                directory,
+                settings.experts,
+                notes=settings.notes,
+                device=device,
+                tier_set=tier_set,
+            )
             model, load = await held.enter_async_context(arriving)
             served = Served(model, self._settings, self._compute, name, tier_set)
             await held.enter_async_context(served)

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from lite_llm.contracts import Tier, TierMode, TierSet
 from lite_llm.contracts.errors import InvalidRequest, InvalidSettings
+from lite_llm.engine.declared import check_fits
 from lite_llm.engine.model import Model
 from lite_llm.experts import TierMasks, TooFewExperts
 from lite_llm.models.moe import check_masks
@@ -54,7 +55,7 @@ class TierGrants:
         self._check = lru_cache(_KNOWN)(self._check_enough)
         self._tier_set = declared
         if declared is not None:
-            _check_fits(declared, built_in)
+            check_fits(declared, model.manifest)
             self._check_default(declared)
         elif built_in:
             self._tier_set = TierSet(tiers=built_in, default_mode=TierMode.MAX)
@@ -121,17 +122,3 @@ class TierGrants:
 def tier_masks(model: Model) -> TierMasks:
     """Which expert of ``model`` is of which tier; none are, where it has no experts."""
     return TierMasks(model.manifest.experts, len(model.decoder.config.layers))
-
-
-def _check_fits(declared: TierSet, built_in: tuple[Tier, ...]) -> None:
-    by_name = {tier.name: tier for tier in built_in}
-    for tier in declared.tiers:
-        found = by_name.get(tier.name)
-        if found is None or (found.id, found.experts) != (tier.id, tier.experts):
-            has = ", ".join(f"{t.name} (id {t.id}, {t.experts} experts a layer)" for t in built_in)
-            raise InvalidSettings(
-                f"the checkpoint has no tier {tier.name} of id {tier.id} with {tier.experts}"
-                " experts a layer",
-                where="tierSet",
-                remedy=f"it has {has}" if has else "it has no experts: name no TierSet",
-            )

@@ -82,7 +82,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Serving
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to serve on")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--lifeline", type=int, help="inherited socket; exit when it closes")
-    parser.add_argument("--device", default="cpu", help="as torch names it")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="to compute on")
     parser.add_argument("--notes-directory", type=Path, help="what is noted of verified bytes")
     kv = parser.add_argument_group("key-value cache")
     kv.add_argument("--kv-bytes", type=parse_size, help="on the device: 4GiB")

@@ -59,9 +59,9 @@ def likeliest(logits_RV: Tensor) -> list[int | None]:
     """
     if not logits_RV.is_cpu or logits_RV.dtype != torch.float32 or logits_RV.stride(1) != 1:
         # Largest values are exact, and NaN wins: one look finds all that is wrong with a row.
-        usable = torch.isfinite(logits_RV.amax(dim=-1)).tolist()
-        tokens = logits_RV.argmax(dim=-1).tolist()
-        return [token if good else None for token, good in zip(tokens, usable, strict=True)]
+        is_usable_R = torch.isfinite(logits_RV.amax(dim=-1))
+        tokens_R = torch.where(is_usable_R, logits_RV.argmax(dim=-1), -1)  # one wait for both
+        return [token if token >= 0 else None for token in tokens_R.tolist()]
     rows, size = logits_RV.shape
     best = np.empty(rows, np.int64)
     address, stride = logits_RV.data_ptr(), 4 * logits_RV.stride(0)

@@ -72,7 +72,14 @@ class DevicePages:
 def _zeros(num_bytes: int, device: torch.device) -> Tensor:
     """Bytes. Zeros, as a page that was never written is read, masked, up to its end."""
     if device.type != "cpu":
-        return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        try:
+            return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"{device} has no {format_size(num_bytes)} left for the key-value cache",
+                where="kvcache",
+                remedy="give the cache less, or the model a larger device",
+            ) from error
     # Not torch.zeros, which writes every page: a budget that nobody uses yet costs nothing.
     memory = HostMemory(-(-num_bytes // _GRANULE) * _GRANULE, lock=False)
     return torch.frombuffer(memory.view(0, num_bytes), dtype=torch.uint8)

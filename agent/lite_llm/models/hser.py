@@ -81,6 +81,10 @@ class TieredMoeConfig:
         """With another routing seed."""
         return replace(self, routing_seed=seed)
 
+    def of_tiers(self, top_k: int) -> TieredMoeConfig:
+        """With another number of tiers that a token chooses."""
+        return replace(self, gate=replace(self.gate, top_k_tiers=top_k))
+
     def check_allowed(self, allowed_E: Tensor) -> None:
         """Raise :class:`TooFewExperts` unless a whole tier is left."""
         if not any(allowed_E[first:last].all() for first, last in pairwise(self.first_experts)):

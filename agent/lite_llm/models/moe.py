@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -135,6 +134,11 @@ class _Seeded(Protocol):
 
 
 @runtime_checkable
+class _ByTier(Protocol):
+    def of_tiers(self, top_k: int) -> Ffn: ...
+
+
+@runtime_checkable
 class _Choosy(Protocol):
     def check_allowed(self, allowed_E: Tensor) -> None: ...
 
@@ -192,6 +196,16 @@ def with_routing_seed(config: DecoderConfig, seed: int) -> DecoderConfig:
     return replace(config, layers=tuple(layers))
 
 
+def with_top_k_tiers(config: DecoderConfig, top_k: int) -> DecoderConfig | None:
+    """The same model where a token chooses from so many tiers; None if its routers choose none."""
+    layers = tuple(
+        replace(layer, ffn=layer.ffn.of_tiers(top_k)) if isinstance(layer.ffn, _ByTier) else layer
+        for layer in config.layers
+    )
+    chooses = any(isinstance(layer.ffn, _ByTier) for layer in layers)
+    return replace(config, layers=layers) if chooses else None
+
+
 def check_masks(config: DecoderConfig, masks: Sequence[Tensor | None]) -> None:
     """Raise :class:`TooFewExperts` if a request with these masks could fail in the middle.
 
@@ -206,10 +220,20 @@ def fetch_ahead(blocks: Iterable[FfnBlock], cache: ExpertCache) -> None:
     """Have each layer's experts fetched while the one before runs, from now on."""
     throttle = Throttle()
     with_experts = [block for block in blocks if isinstance(block, _WithExperts)]
-    for block, following in pairwise(with_experts):
-        layer = following.experts.layer
-        distance = layer - block.experts.layer
-        block.experts.ahead = Ahead(cache, throttle, layer, following.route, distance=distance)
+    count = len(with_experts)
+    for index, block in enumerate(with_experts):
+        # Behind the last layer come the next token's first ones, which no router speaks for.
+        next_one, then = (with_experts[(index + ahead) % count] for ahead in (1, 2))
+        layer, is_last = next_one.experts.layer, index == count - 1
+        habits = [(then.experts.layer, 2)]
+        block.experts.ahead = Ahead(
+            cache,
+            throttle,
+            layer,
+            None if is_last else next_one.route,
+            distance=1 if is_last else layer - block.experts.layer,
+            habits=[(layer, 1), *habits] if is_last else habits,
+        )
 
 
 def observe(blocks: Iterable[FfnBlock], observer: Observer) -> None:

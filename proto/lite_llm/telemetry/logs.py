@@ -57,6 +57,7 @@ FIELDS: Mapping[str, str] = {
     "revision": "revision of the metadata store",
     "role": "what a leader leads",
     "seconds": "duration",
+    "seed": "of the order among equal scores, hexadecimal",
     "signal": "name of a signal",
     "state": "state of a model",
     "tenant": "who asked",

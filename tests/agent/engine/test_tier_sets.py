@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from zlib import crc32
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lite_llm.checkpoint import ConvertOptions, TierRule, TierRules, convert, open_checkpoint
 from lite_llm.contracts import ModelRef, TierMode, TierSet
@@ -284,6 +285,67 @@ async def test_a_worker_serves_the_tier_set_that_it_is_told(tmp_path: Path) -> N
             assert (await started(service, tiers=["far"])).tiers == ["far"]
             with pytest.raises(Forbidden):
                 await started(service, tiers=["new"])
+
+
+async def said_as_declared(directory: Path, **declared: Any) -> list[int]:
+    """By a worker of its own, of all tiers."""
+    with open_checkpoint(directory) as reader:
+        tiers = reader.manifest.tiers
+    tiers = declared.pop("tiers", lambda tiers: tiers)(tiers)
+    tier_set = TierSet(tiers=tiers, default_mode=TierMode.MAX, **declared)
+    ref = ModelRef("default", "small")
+    source = model_pb2.ModelSource(uri=str(directory))
+    spec = model_pb2.ModelSpec(ref=ref_to_proto(ref), source=source)
+    with ComputeThread(lambda: None) as compute:
+        service = WorkerService(compute, ServingSettings())  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
+        async with service:
+            request = agent_pb2.LoadRequest(spec=spec, tier_set=tier_set_to_proto(ref, tier_set))
+            assert [step async for step in service.Load(request, cast(Any, None))]
+            return await said_over_the_wire(service, ())
+
+
+async def test_the_declared_seed_orders_experts_of_equal_scores(tmp_path: Path) -> None:
+    hser(tmp_path, NEAR, FAR, NEW)
+    weights = load_file(tmp_path / "source" / "model.safetensors")
+    # Scores are all the same, so that seeds alone choose.
+    for name in weights:
+        if ".router." in name:
+            weights[name] = torch.zeros_like(weights[name])
+    shutil.copytree(tmp_path / "source", tmp_path / "tied" / "source")
+    save_file(weights, tmp_path / "tied" / "source" / "model.safetensors")
+    tied = with_tiers(tmp_path / "tied", NEAR, FAR, NEW)
+    told = [await said_as_declared(tied, routing_seed=seed) for seed in (0, 7, 7, 8 << 100, 99)]
+    assert told[1] == told[2]
+    assert len(set(map(tuple, told))) > 1
+
+
+async def test_the_declared_number_of_tiers_is_what_a_token_chooses(tmp_path: Path) -> None:
+    two = hser(tmp_path, NEAR, FAR, NEW)
+    shutil.copytree(tmp_path / "source", tmp_path / "one" / "source")
+    config = json.loads((two.parent / "source" / "config.json").read_text())
+    (tmp_path / "one" / "source" / "config.json").write_text(
+        json.dumps(config | {"top_k_tiers": 1})
+    )
+    one = with_tiers(tmp_path / "one", NEAR, FAR, NEW)
+    told = {k: await said_as_declared(two, top_k_tiers=k) for k in (1, 2, 3)}
+    assert told[1] == await said_as_declared(one, top_k_tiers=1)
+    assert told[2] == await said_as_declared(one, top_k_tiers=2)
+    assert len(set(map(tuple, told.values()))) == 3
+
+
+async def test_what_a_checkpoint_cannot_do_stops_the_load(tmp_path: Path) -> None:
+    flat = mixtral(tmp_path, NEAR, FAR, NEW)
+    assert await said_as_declared(flat, top_k_tiers=1) == await said_as_declared(flat)
+    with pytest.raises(InvalidSettings, match=r"topKTiers is 2, but routers of mixtral"):
+        await said_as_declared(flat, top_k_tiers=2)
+    with pytest.raises(InvalidSettings, match=r"tier far has 147456 parameters, .* is 147455"):
+        await said_as_declared(
+            flat,
+            tiers=lambda tiers: tuple(
+                replace(tier, parameter_budget=147_455) if tier.name == "far" else tier
+                for tier in tiers
+            ),
+        )
 
 
 async def told(directory: Path, settings: ServingSettings) -> list[list[int]]:
