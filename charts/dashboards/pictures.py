@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -20,7 +21,7 @@ from lite_llm.testing.prometheus import PrometheusServer
 
 STEPS = 120
 COLUMNS = 3
-UNITS = {
+UNITS: dict[str, Callable[[float], str]] = {
     "bytes": lambda value: _scaled(value, "B"),
     "Bps": lambda value: f"{_scaled(value, 'B')}/s",
     "s": lambda value: f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s",

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.operator.conftest import define
 
 from lite_llm import agent, controllers, orchestrator
 from lite_llm.contracts import ModelRef
@@ -129,8 +130,7 @@ async def test_every_query_has_an_answer(control_plane: ControlPlane, tmp_path: 
     operator_settings = controllers.OperatorSettings(
         kubeconfig=str(control_plane.kubeconfig), listen_http=f"127.0.0.1:{operator_port}"
     )
-    definitions = sorted((REPO / "crds").glob("*.yaml"))
-    await asyncio.to_thread(control_plane.kubectl, "apply", *(f"-f={each}" for each in definitions))
+    await asyncio.to_thread(define, control_plane)
     async with (
         controllers.running(operator_settings, store),
         agent.running(agent_settings, store),
