@@ -85,6 +85,10 @@ def model_spec(body: Body) -> model_pb2.ModelSpec:
             max_replicas=scaling.get("maxReplicas", 0),
             target_queue_length=scaling.get("targetQueueLength", 0),
             idle_seconds=scaling.get("idleSeconds", 0),
+            floors=map(_floor, scaling.get("floors", ())),
+            up_cooldown_seconds=scaling.get("upCooldownSeconds", 0),
+            down_cooldown_seconds=scaling.get("downCooldownSeconds", 0),
+            replica_requests=scaling.get("replicaRequests", 0),
         ),
         pinned_tiers=cache.get("pinnedTiers", ()),
         aliases=spec.get("aliases", ()),
@@ -95,6 +99,16 @@ def model_spec(body: Body) -> model_pb2.ModelSpec:
         memory_bytes=parse_size(memory) if memory else 0,
         keep_warm=_KEEP_WARM.get(cache.get("keepWarm", ""), model_pb2.MEDIUM_UNSPECIFIED),
         tenants=spec.get("access", {}).get("tenants", ()),
+    )
+
+
+def _floor(told: Body) -> model_pb2.ScheduledFloor:
+    return model_pb2.ScheduledFloor(
+        days=told.get("days", ""),
+        start=told["start"],
+        end=told["end"],
+        zone=told.get("zone", ""),
+        min_replicas=told["minReplicas"],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -138,6 +139,7 @@ async def _watch(
     on_found: Callable[[], None],
 ) -> bool:
     """Run kopf until ``stop`` is set; False at once if it does not find both of our kinds."""
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else it tells of every event
     insights = Insights()
     kopf_task = asyncio.create_task(
         kopf.operator(

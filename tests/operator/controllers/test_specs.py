@@ -61,7 +61,11 @@ def test_every_field_of_a_model() -> None:
     assert signed.require_signature
     assert signed.source.revision == "4f2a9c"
     assert list(signed.tenants) == ["finance", "audit"]
-    assert model_spec(example("nearby")).keep_warm == model_pb2.MEDIUM_DRAM
+    nearby = model_spec(example("nearby"))
+    assert nearby.keep_warm == model_pb2.MEDIUM_DRAM
+    (floor,) = nearby.scaling.floors
+    assert (floor.days, floor.start, floor.end) == ("mon-fri", "08:00", "18:30")
+    assert (floor.zone, floor.min_replicas) == ("Europe/Berlin", 1)
     assert list(model_spec(example("qwen3-8b")).aliases) == ["chat"]
 
 

@@ -56,6 +56,7 @@ def body(kind: str, name: str, spec: Body) -> Body:
 
 OTHER = {"uri": "hf://owner/other"}
 TWO = (tier("near"), tier("far", id=1, placement="Cold"))
+FLOOR = {"start": "08:00", "end": "18:30"}
 CASES = [
     Case("metadata.name must have at most 63", model("n" * 63), model("n" * 64)),
     Case("spec.aliases must not repeat", model(aliases=["chat"]), model(aliases=["m"])),
@@ -87,6 +88,11 @@ CASES = [
         "spec.scaling.minReplicas must not exceed",
         model(scaling={"minReplicas": 1}),
         model(scaling={"minReplicas": 2}),
+    ),
+    Case(
+        "minReplicas of every",
+        model(scaling={"floors": [FLOOR | {"minReplicas": 1}]}),
+        model(scaling={"floors": [FLOOR | {"minReplicas": 2}]}),
     ),
     Case("metadata.name must have at most 63", tier_set(name="n" * 63), tier_set(name="n" * 64)),
     Case("every tier in spec.tiers", tier_set(*TWO), tier_set(tier("near"), tier("far"))),

@@ -32,7 +32,7 @@ def test_every_field_is_described_and_bounded(kind: CustomResource) -> None:
             assert "maxLength" in field or "enum" in field or "format" in field, path
         if field["type"] == "array":
             assert "maxItems" in field, path
-            assert field["x-kubernetes-list-type"] in ("set", "map"), path
+            assert field["x-kubernetes-list-type"] in ("set", "map", "atomic"), path
         if "additionalProperties" in field:
             assert "maxProperties" in field, path
         if field["type"] == "integer":
