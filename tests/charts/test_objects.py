@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import helm_python as helm
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped] # it ships none
 import pytest
 import yaml
 
@@ -44,7 +45,7 @@ def test_a_packed_chart_is_whole(tmp_path: Path, chart: helm.Chart) -> None:
 @functools.cache
 def validated(text: str) -> str:
     """The version of Kubernetes by whose schemas an object, as JSON, is valid; else it raises."""
-    return kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
+    return str(kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True))
 
 
 def test_every_object_is_valid_by_its_schema(
@@ -280,3 +281,24 @@ def test_a_farewell_is_said_once_it_may_be(objects: Objects) -> None:
         if notes.get("helm.sh/hook") == "post-delete":
             weights[one["kind"] == "Job"].add(int(notes.get("helm.sh/hook-weight", "0")))
     assert not weights[True] or max(weights[False]) < min(weights[True])
+
+
+def test_dashboards_and_alerts_come_whole(render: Any) -> None:
+    on = {name: {"enabled": True} for name in ("rules", "dashboards", "monitors")}
+    found = render({"metrics": on})
+    rules = [one["spec"] for one in found if one["kind"] == "PrometheusRule"]
+    files = sorted((CHART / "rules").glob("*.yaml"))
+    assert rules == [yaml.safe_load(path.read_text()) for path in files]
+    maps = [one for one in found if one["kind"] == "ConfigMap"]
+    shown = {name: text for one in maps for name, text in one["data"].items()}
+    assert shown == {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
+    for one in maps:
+        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", one["metadata"]["name"])
+        # With the last applied state beside it, kubectl allows a quarter of a MiB.
+        assert len(json.dumps(one)) < 256 << 10
+
+
+def test_a_release_fits_into_its_secret(chart: helm.Chart, tmp_path: Path) -> None:
+    # Helm keeps chart and objects, compressed and in base64 twice, in one Secret of a MiB at most.
+    assert Path(chart.save(tmp_path)).stat().st_size * (4 / 3) ** 2 < 512 << 10

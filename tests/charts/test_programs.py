@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ DOWNWARD = {"POD_IP", "POD_NAME", "POD_NAMESPACE", "NODE_NAME"}
 Templates = list[tuple[str, dict[str, Any]]]
 
 
+@functools.cache
 def command(name: str) -> Command:
     """The parser of one of our programs."""
     found: Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a Group
