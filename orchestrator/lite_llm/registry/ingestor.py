@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import structlog
 
@@ -25,7 +26,7 @@ from lite_llm.metastore.store import Deleted, Entry, Event, Snapshot, Written
 from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 from lite_llm.registry.job import Job
 from lite_llm.registry.ledger import Ledger
-from lite_llm.registry.scratch import clear_scratch
+from lite_llm.registry.scratch import clear_scratch, collect_scratch
 from lite_llm.registry.settings import RegistrySettings
 from lite_llm.wire import loads
 
@@ -39,12 +40,16 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def ingesting(store: Store, settings: RegistrySettings, name: str) -> AsyncIterator[None]:
     """Bring models in while the block runs, whenever this orchestrator, ``name``, is elected."""
-    task = asyncio.create_task(_keep(store, settings, name), name="ingestion")
+    tasks = [
+        asyncio.create_task(_keep(store, settings, name), name="ingestion"),
+        asyncio.create_task(_tidy(store, settings.scratch), name="scratch of ingestion"),
+    ]
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def _keep(store: Store, settings: RegistrySettings, name: str) -> None:
@@ -58,6 +63,25 @@ async def _keep(store: Store, settings: RegistrySettings, name: str) -> None:
             log.warning("ingestion interrupted", error=str(error))
         except Exception:  # an ingestion that stands still in silence would be worse
             log.exception("ingestion interrupted")
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _tidy(store: Store, scratch: Path) -> None:
+    """Whoever leads: what this machine holds of models that are gone is of no use to anybody."""
+    while True:
+        try:
+            async with store.watch(MODELS) as events:
+                async for event in events:
+                    match event:
+                        case Snapshot(entries):
+                            models = {ref for entry in entries if (ref := _model(entry.key))}
+                            await asyncio.to_thread(collect_scratch, scratch, models)
+                        case Deleted(key) if ref := _model(key):
+                            await asyncio.to_thread(clear_scratch, scratch, ref)
+        except LiteLLMError as error:
+            log.warning("scratch not tidied", error=str(error))
+        except Exception:  # as above
+            log.exception("scratch not tidied")
         await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import Corrupt, StoreUnavailable
-from lite_llm.contracts.keyspace import IngestionKey, ModelKey, key_of
+from lite_llm.contracts.keyspace import LEADERS, IngestionKey, ModelKey, key_of
 from lite_llm.metastore import MemoryStore
 from lite_llm.metastore.store import Entry
 from lite_llm.proto.v1 import model_pb2
@@ -92,6 +92,32 @@ async def test_what_was_deleted_while_nobody_led_is_forgotten(settings: Registry
     assert list(settings.scratch.iterdir()) == []
 
 
+async def test_what_is_deleted_while_another_leads_leaves_nothing_here(
+    settings: RegistrySettings, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    await declare(store, "file:///of/agents")
+    await declare(store, "file:///of/agents", OTHER)
+    here = replace(settings, scratch=tmp_path / "here")
+    ours = [scratch_of(here.scratch, ref, CONTENT) for ref in (REF, OTHER)]
+    foreign = here.scratch / "somebody's"
+    gone = scratch_of(here.scratch, ModelRef("default", "gone"), CONTENT)
+    for path in (*ours, foreign, gone):
+        path.mkdir(parents=True)
+    async with ingesting(store, settings, "leads"):
+        async with asyncio.timeout(60), store.watch(LEADERS) as events:
+            async for _ in events:
+                if (await store.list_prefix(LEADERS)).entries:
+                    break
+        async with asyncio.timeout(60), ingesting(store, here, "follows"):
+            while gone.exists():  # noqa: ASYNC110 - a file system tells nothing
+                await asyncio.sleep(0.01)
+            await store.delete(key_of(ModelKey(REF)))
+            while ours[0].exists():  # noqa: ASYNC110 - nor here
+                await asyncio.sleep(0.01)
+    assert sorted(here.scratch.iterdir()) == sorted([ours[1], foreign])
+
+
 async def test_what_another_has_finished_is_not_kept_here(
     hub: Hub, settings: RegistrySettings
 ) -> None:
@@ -111,6 +137,7 @@ async def test_an_earlier_content_is_not_kept(hub: Hub, settings: RegistrySettin
     others = scratch_of(settings.scratch, OTHER, CONTENT)
     others.mkdir()
     store = MemoryStore()
+    await declare(store, "file:///of/agents", OTHER)
     await declare(store, "hf://owner/tiny")
     async with ingesting(store, settings, "only"):
         await recorded(store, ended)
