@@ -104,8 +104,8 @@ async def _load(declaration: Declaration, channel: grpc.aio.Channel, screen: Scr
 def how_to_ask(address: str, models: Sequence[str], prompt: str = "Hello") -> str:
     """For a person: two ways to ask the first of ``models``, ready to paste."""
     model, url = models[0], f"http://{address}/v1"
-    body = json.dumps({"model": model, "prompt": prompt, "max_tokens": 32})
-    asking = f"model={model!r}, prompt={prompt!r}, max_tokens=32"
+    body = json.dumps({"model": model, "prompt": prompt, "max_tokens": 32, "temperature": 0})
+    asking = f"model={model!r}, prompt={prompt!r}, max_tokens=32, temperature=0"
     return f"""\
 console: http://{address}/console
 serving {", ".join(models)} on {url} until Ctrl-C
