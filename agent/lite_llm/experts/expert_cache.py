@@ -38,6 +38,9 @@ PASSAGE: Final = 2
 HELD_URGENCY: Final = 1e6
 """Of what is fetched to stay: after all that is expected soon."""
 
+LIKELY: Final = 0.5
+"""Probability from which an expert is fetched for what the tokens before have used."""
+
 FORGETTING_VISITS: Final = 4
 """Steps without a miss after which nothing is fetched early any more."""
 
@@ -235,13 +238,28 @@ class ExpertCache:
         """Fetch what a layer, so many layers from now, will probably ask for: ``rows`` of its
         router, each with this probability."""
         for row in rows:
-            expert = self.numbers[layer][row]
-            if self.tracing is not None:
-                self.tracing.wish(expert, probability)
-            load = self.table.want(expert, probability)
-            if load is not None:
-                urgency = distance / max(probability, 1e-3)
-                self.fetcher.expect(expert, self._slot_of(load), probability, urgency)
+            self._wish(self.numbers[layer][row], probability, distance)
+
+    def expect_likely(self, layer: int, distance: int) -> None:
+        """Fetch what a layer, so many layers from now, is likely to ask for after what the tokens
+        before have asked for; the most probable first."""
+        for expert, probability in self.table.likely(layer, LIKELY):
+            self._wish(expert, probability, distance)
+
+    def _wish(self, expert: int, probability: float, distance: int) -> None:
+        if self.tracing is not None:
+            self.tracing.wish(expert, probability)
+        load = self.table.want(expert, probability)
+        if load is not None:
+            # Sooner the more it is probable and large, and the nearer its layer.
+            share = self._stored[expert].layout.num_bytes / self.slot_bytes
+            urgency = distance / max(probability * share, 1e-3)
+            self.fetcher.expect(expert, self._slot_of(load), probability, urgency)
+
+    def evict(self, expert: int) -> None:
+        """Let its slot go now, if no step uses it: to make room, or to see that no bit moves."""
+        if self.table.evict(expert):
+            self._settled[expert] = None
 
     def where(self) -> list[tuple[int, int, bytes]]:
         """Layer, tier and, of its experts in order, a :class:`Medium` each: the nearest copy.

@@ -1,14 +1,16 @@
-"""Experts fetched before anybody asks: the next layer's router, asked about this layer's input.
+"""Experts fetched before anybody asks: the next layer's router, asked about this layer's input, and
+what the tokens before have used, for the layers behind it.
 
-Residual streams change little from layer to layer, so its choice is mostly right. What came in vain
-is counted, and where that is most of it, nothing is fetched early for a while.
+Residual streams change little from layer to layer, so that router's choice is mostly right. Behind
+the last layer come the first ones again, of the next token: nothing but habits speaks for these.
+What came in vain is counted, and where that is most of it, nothing is fetched early for a while.
 
 Legend: T rows, D hidden, K experts a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from torch import Tensor
@@ -58,11 +60,16 @@ class Ahead:
         cache: ExpertCache,
         throttle: Throttle,
         layer: int,
-        route: Callable[[Tensor], Routed],
+        route: Callable[[Tensor], Routed] | None,
         *,
         distance: int = 1,
+        habits: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """``layer`` is ``distance`` layers away; ``route``: what it would choose for an input."""
+        """``layer`` is ``distance`` layers away; ``route``: what it would choose for an input.
+
+        ``habits``: layers, and how far away they are, that are asked for what tokens before used.
+        """
+        self._habits = habits
         self._cache = cache
         self._throttle = throttle
         self._layer = layer
@@ -76,8 +83,14 @@ class Ahead:
             return
         if not self._throttle.may(counts.hits_by_prefetch, counts.wasted_prefetches):
             return
+        if self._route is not None:
+            self._by_router(self._route, x_TD)
+        for layer, distance in self._habits:
+            self._cache.expect_likely(layer, distance)
+
+    def _by_router(self, route: Callable[[Tensor], Routed], x_TD: Tensor) -> None:
         try:
-            routed = self._route(x_TD)
+            routed = route(x_TD)
         except OfRows:  # whose own step will say what is wrong with them
             return
         rows: set[int] = set(routed.experts_TK.flatten().tolist()) - {-1}

@@ -160,6 +160,23 @@ class SlotTable(Generic[K]):
         entry = self._pool.want(number, probability, prefill)
         return next(iter(self._loads(Happening.PREFETCH, entry)), None)
 
+    def likely(self, layer: int, least: float) -> list[tuple[K, float]]:
+        """Experts of a layer that are not there, and that its next visit uses with this probability
+        at least, as far as the policy has learned it; the most probable first."""
+        history = self._pool.history
+        if history.odds is None:
+            return []
+        own = history.slices[self._layer[layer]]
+        numbers = np.arange(own.start, own.stop)
+        numbers = numbers[self._pool.slot_N[own] < 0]
+        odds = history.odds.of(numbers)
+        order = np.argsort(-odds, kind="stable")
+        return [
+            (self._keys[number], float(odds[place]))
+            for place, number in zip(order.tolist(), numbers[order].tolist(), strict=True)
+            if odds[place] >= least
+        ]
+
     def hold(self, keys: Iterable[K]) -> tuple[Load[K], ...]:
         """Keep these in the pool until they are let go: a pinned tier. Returns what is to load.
 
@@ -232,6 +249,18 @@ class SlotTable(Generic[K]):
             self._generation_S[place.slot] += 1
             self._held.discard(number)
             self._pool.drop(number)
+
+    def evict(self, key: K) -> bool:
+        """Give its slot away, unless it is pinned; whether that was done."""
+        number = self._number[key]
+        slot = int(self._pool.slot_N[number])
+        if slot < 0 or self._pool.pins_S[slot]:
+            return False
+        self._note_all(Happening.EVICT, np.array([number]))
+        self._pool.counts.evictions += 1
+        self._generation_S[slot] += 1
+        self._pool.drop(number)
+        return True
 
     def find(self, key: K) -> Place[K] | None:
         """Where an expert lies, or is on its way to."""

@@ -274,6 +274,16 @@ def test_a_place_is_lost_with_its_expert() -> None:
             use(place)
 
 
+def test_what_is_not_pinned_can_be_thrown_out() -> None:
+    table = table_of(1)
+    decision = demand(table, 0, [0])
+    assert not table.evict(key(0, 0))
+    table.release(decision)
+    assert table.evict(key(0, 0))
+    assert not table.evict(key(0, 0))
+    assert (table.num_used, table.counts.evictions) == (0, 1)
+
+
 def test_a_load_that_failed_leaves_a_free_slot() -> None:
     table = table_of(1)
     decision = demand(table, 0, [0])
@@ -294,3 +304,16 @@ def test_misuse_is_an_error() -> None:
         table.release(decision)
     with pytest.raises(Internal, match="once too often"):
         table.unpin(decision.loads[0].place)
+
+
+def test_what_tokens_before_have_used_is_likely() -> None:
+    table = table_of(2, POLICIES["nearest"])
+    for _ in range(30):
+        step(table, 0, [0, 1])
+        step(table, 1, [2, 3])
+    likely = dict(table.likely(0, 0.5)) | dict(table.likely(1, 0.5))
+    used = {key(0, 0), key(0, 1), key(1, 2), key(1, 3)}
+    assert likely.keys() == used - inside(table)
+    assert all(probability >= 0.5 for probability in likely.values())
+    assert table.likely(2, 0.5) == []
+    assert table_of(2).likely(0, 0.0) == [], "a policy that learns nothing knows nothing"

@@ -28,6 +28,7 @@ from lite_llm.contracts.tiers import Medium
 from lite_llm.experts import (
     POLICIES,
     Activity,
+    ExpertCache,
     ExpertMeasures,
     Trace,
 )
@@ -45,15 +46,27 @@ def guess_wrong(decoder: Decoder) -> None:
     for number in range(LAYERS):
         block = decoder.weights.get(number).ffn
         assert isinstance(block, MoeBlock)
-        if (ahead := block.experts.ahead) is not None:
-            right = ahead._route  # type: ignore[attr-defined]  # the attack is on this
+        if (right := getattr(block.experts.ahead, "_route", None)) is not None:
 
             def wrong(x_TD: Tensor, right: Any = right) -> Any:
                 routed = right(x_TD)
                 routed.experts_TK.add_(5).remainder_(EXPERTS)
                 return routed
 
-            ahead._route = wrong  # type: ignore[attr-defined]
+            block.experts.ahead._route = wrong  # type: ignore[attr-defined]
+
+
+def tear(decoder: Decoder, cache: ExpertCache) -> None:
+    """Throw every other expert out of its slot whenever its layer's turn comes, in mid-step."""
+    for number in range(LAYERS):
+        block = decoder.weights.get(number).ffn
+        assert isinstance(block, MoeBlock)
+
+        def tear_some(layer: int, routed: object, packing: object) -> None:
+            for expert in cache.numbers[layer][::2]:
+                cache.evict(expert)
+
+        block.experts.observers.append(tear_some)
 
 
 MATRIX = [
@@ -94,7 +107,9 @@ def test_the_bits_are_the_resident_model_s(
         with tiered(checkpoint, **budgets, **settings) as (decoder, cache):
             if prefetch == "wrong":
                 guess_wrong(decoder)
-            for _ in range(2):  # with slots that are empty, and that are not
+            for torn in (False, True):  # with slots that are empty, and from which some were torn
+                if torn:
+                    tear(decoder, cache)
                 found = run(decoder, SEQUENCES, chunks)
                 assert all(map(torch.equal, found, expected))
             alone = run(decoder, SEQUENCES[1:2], chunks)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from tests.agent.models.tiered import (
     EXPERTS,
-    LAYERS,
     SEQUENCES,
     SIZES,
     SLOT,
