@@ -46,14 +46,15 @@ def guess_wrong(decoder: Decoder) -> None:
     for number in range(LAYERS):
         block = decoder.weights.get(number).ffn
         assert isinstance(block, MoeBlock)
-        if (right := getattr(block.experts.ahead, "_route", None)) is not None:
+        ahead: Any = block.experts.ahead
+        if (right := getattr(ahead, "_route", None)) is not None:
 
             def wrong(x_TD: Tensor, right: Any = right) -> Any:
                 routed = right(x_TD)
                 routed.experts_TK.add_(5).remainder_(EXPERTS)
                 return routed
 
-            block.experts.ahead._route = wrong  # type: ignore[attr-defined]
+            ahead._route = wrong
 
 
 def tear(decoder: Decoder, cache: ExpertCache) -> None:
