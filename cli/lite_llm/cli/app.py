@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from lite_llm.cli import checkpoint_commands, fleet_commands, operator_command, options
+from lite_llm.cli import (
+    agent_options,
+    checkpoint_commands,
+    fleet_commands,
+    operator_command,
+    options,
+)
 from lite_llm.cli.bench_commands import bench
 
 app = typer.Typer(
@@ -165,10 +171,15 @@ def agent(
     state_dir: StateDir = None,
     cache_dir: options.CacheDir = None,
     cache: options.CacheSize = None,
+    sata_dir: agent_options.SataDir = None,
+    sata: agent_options.SataSize = None,
     memory: options.MemorySize = None,
     warm: options.WarmSize = None,
     kv_memory: options.KvSize = None,
     prefork: options.Prefork = True,
+    openai_api: agent_options.OpenAiApi = None,
+    trust_key: agent_options.TrustKeys = None,
+    require_signatures: agent_options.RequireSignatures = False,
     zone: options.Zone = "",
     price_class: options.PriceClass = "",
     label: options.Labels = None,
@@ -176,6 +187,7 @@ def agent(
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
     tls_server_name: options.TlsServerName = "",
+    traces: agent_options.Traces = "",
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = "auto",
 ) -> None:
@@ -196,10 +208,14 @@ def agent(
             listen_http=listen_http,
             cache_directory=cache_dir,
             cache_bytes=options.size(cache),
+            sata_directory=sata_dir,
+            sata_bytes=options.size(sata),
             memory_bytes=options.size(memory),
             warm_bytes=options.size(warm),
             kv_bytes=options.size(kv_memory),
             prefork=prefork,
+            openai_api=openai_api,
+            trust=agent_options.signature_policy(trust_key or (), required=require_signatures),
             compiled_directory=cache_dir / "compiled" if cache_dir else None,
             zone=zone,
             price_class=price_class,
@@ -207,6 +223,7 @@ def agent(
             tls=options.tls_files(tls_ca, tls_cert, tls_key, tls_server_name),
         )
         logs.configure(log_level, format=log_format)
+        agent_options.traced(traces, "agent")
         run(serve(running, settings, store))
 
 
