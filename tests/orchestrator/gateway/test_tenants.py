@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -15,12 +16,15 @@ import openai
 import pytest
 
 from lite_llm.contracts import ModelRef
+from lite_llm.contracts.keyspace import ModelKey, key_of
+from lite_llm.metastore import Store
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings
 from lite_llm.proto.v1.generate_pb2 import GenerateRequest, GenerateStart
+from lite_llm.proto.v1.model_pb2 import ModelSource, ModelSpec
 from lite_llm.proto.v1.orchestrator_pb2 import DrainAgentRequest, ListModelsRequest
 from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorStub
 from lite_llm.testing.stub_agent import StubAgent
-from lite_llm.wire import open_channel, ref_to_proto
+from lite_llm.wire import dumps, open_channel, ref_to_proto
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -97,6 +101,38 @@ async def test_what_a_tenant_may_not_use_does_not_exist_for_it(
                 errors.append(str(caught.value).replace(name, "NAME").replace("default/", ""))
     assert len(set(errors)) <= 2, "nothing tells the one from the other"
     assert set(errors[:3]) == set(errors[3:])
+
+
+async def test_a_model_may_be_for_some_tenants_only(
+    orchestrator: Orchestrator, agent: StubAgent, store: Store
+) -> None:
+    private = ModelRef("default", "private")
+    spec = ModelSpec(
+        ref=ref_to_proto(private), source=ModelSource(uri="file:///m"), tenants=["boss"],
+        aliases=["secret"],
+    )  # fmt: skip
+    await store.put(key_of(ModelKey(private)), dumps(spec))
+    async with client_of(orchestrator, "sk-boss") as boss, asyncio.timeout(20):
+        while len((await boss.models.list()).data) < 3:  # noqa: ASYNC110 - the view follows
+            await asyncio.sleep(0.02)
+        await boss.completions.create(model="secret", prompt="x")
+    async with client_of(orchestrator, "sk-acme") as acme:
+        assert [model.id for model in (await acme.models.list()).data] == ["tiny"]
+        for name in ("private", "secret"):
+            with pytest.raises(openai.NotFoundError):
+                await acme.completions.create(model=name, prompt="x")
+            with pytest.raises(openai.NotFoundError):
+                await acme.models.retrieve(name)
+    async with open_channel(orchestrator.grpc_address) as channel:
+        door, known = OrchestratorStub(channel), (("authorization", "Bearer sk-acme"),)
+        listed = await door.ListModels(ListModelsRequest(), metadata=known)
+        assert [view.spec.ref.name for view in listed.models] == ["tiny"]
+        call = door.Generate(metadata=known)
+        start = GenerateStart(request_id="r", model=ref_to_proto(private), text="x")
+        await call.write(GenerateRequest(start=start))
+        with pytest.raises(grpc.aio.AioRpcError, match="does not exist"):
+            await call.read()
+    assert len(agent.generations) == 1
 
 
 async def test_limits_are_told_with_a_time_to_come_back(

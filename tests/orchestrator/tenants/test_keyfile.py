@@ -91,6 +91,28 @@ def test_the_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path) -
     assert keys.tenant("Bearer sk-o").name == "other"
 
 
+def test_a_mounted_secret_is_followed(tmp_path: Path) -> None:
+    """Kubernetes mounts a secret behind two links, and swaps the first for all its files."""
+
+    def mount(version: str, *tenants: dict[str, Any]) -> None:
+        (tmp_path / version).mkdir()
+        write(tmp_path / version / "keys.yaml", *tenants)
+        (tmp_path / "..new").symlink_to(version)
+        (tmp_path / "..new").replace(tmp_path / "..data")
+
+    mount("..1", ACME)
+    path = tmp_path / "keys.yaml"
+    path.symlink_to("..data/keys.yaml")
+    now = 0.0
+    keys = Keys(path, lambda: now)
+    assert keys.tenant("Bearer sk-a").name == "acme"
+    mount("..2", OTHER)
+    now += RELOAD_SECONDS
+    with pytest.raises(Unauthenticated):
+        keys.tenant("Bearer sk-a")
+    assert keys.tenant("Bearer sk-o").name == "other"
+
+
 def test_a_file_that_could_not_be_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
