@@ -1,7 +1,7 @@
 """Tokens a second: ours beside other engines, on one model and the same prompts, in one run.
 
     python benchmarks/generate.py [--rows llama-float32,mixtral-bfloat16,turns,host] [--rounds 5]
-        [--python llama_cpp=OTHER/bin/python] [--engines ours,transformers_generate]
+        [--python llama_cpp=OTHER/bin/python] [--engines ours,transformers_generate] [--quick]
 
 A row is a model's family and dtype, or one of what a server adds: ``turns``, the first token of a
 conversation's second turn, ``host``, work outside the model in a step of 64 sequences, and
@@ -12,6 +12,9 @@ while it is not its turn. The rounds are interleaved, and medians are printed:
 
     prefill = batch * prompt / t(1 new token)
     decode  = batch * (new - 1) / (t(new tokens) - t(1 new token))
+
+``--quick`` fits all rows into some six minutes of two quiet cores: one round, no profile, our
+``fast`` mode on one model alone, and bfloat16 in smaller batches, since peers take long for it.
 
 ``agree`` is the share of greedy ids equal to transformers' before the first difference. Engines
 that are not installed are left out by name.
@@ -44,6 +47,8 @@ MODELS = (
 )  # fmt: skip
 ROWS = (*MODELS[:4], "turns", "host", "profile")
 REFERENCE = "transformers_generate"
+QUICK_BATCH = 8
+"""The largest of bfloat16 with ``--quick``."""
 WORKER = Path(__file__).with_name("generation") / "worker.py"
 Key = tuple[int, int]
 """Batch and new tokens."""
@@ -145,8 +150,10 @@ def table(engines: list[Engine], batches: list[int], work: Work, read: float, ge
         lines.append(f"| {engine.name} | {cells} | {of_read:.2f} | {of_gemm:.2f} | {agree:.2f} |")
     if "ours" in by_name:
         for engine in engines:
-            ratios = [f"{rates(by_name['ours'], b)[1] / rates(engine, b)[1]:.2f}" for b in batches]
-            lines.append(f"decode, ours / {engine.name}: {', '.join(ratios)}")
+            pairs = [(rates(by_name["ours"], b), rates(engine, b)) for b in batches]
+            for place, what in enumerate(("prefill", "decode")):
+                ratios = [f"{ours[place] / theirs[place]:.2f}" for ours, theirs in pairs]
+                lines.append(f"{what}, ours / {engine.name}: {', '.join(ratios)}  ")
     return "\n".join(lines)
 
 
@@ -154,11 +161,16 @@ def race(row: str, given: argparse.Namespace) -> str:
     """All engines on one model: a table, and the ratios to ours."""
     family, dtype = row.split("-")
     batches = [int(batch) for batch in given.batches.split(",")]
+    names, rounds = given.engines.split(","), range(given.rounds + 1)  # the first one warms up
+    if given.quick:
+        batches = [batch for batch in batches if dtype == "float32" or batch <= QUICK_BATCH]
+        names = [name for name in names if name != "ours_fast" or row == MODELS[0]]
+        rounds = range(1, 2)
     with work_of(family, dtype, given, max(batches)) as work:
-        with running(["machine", *given.engines.split(",")], work, given.python) as all_of_them:
+        with running(["machine", *names], work, given.python) as all_of_them:
             machine, *engines = all_of_them
             ceilings = defaultdict(list)
-            for number in range(given.rounds + 1):  # the first one warms up
+            for number in rounds:
                 for what in ("read", "gemm"):
                     ceilings[what].append(machine.ask(what)["result"])
                 for batch in batches:
@@ -168,7 +180,7 @@ def race(row: str, given: argparse.Namespace) -> str:
                             engine.ids[batch, new] = answer["result"]
                             if number:
                                 engine.seconds[batch, new].append(answer["seconds"])
-                print(f"{row}: round {number} of {given.rounds}", file=sys.stderr)
+                print(f"{row}: round {number} of {rounds[-1]}", file=sys.stderr)
         best = {what: max(values) for what, values in ceilings.items()}
         return table(engines, batches, work, best["read"], best["gemm"])
 
@@ -180,7 +192,8 @@ def serving(row: str, given: argparse.Namespace) -> str:
         "host": ("step", "outside the model", "share"),
     }[row]
     with work_of("llama", "float32", given, 1) as work, running([row], work, []) as (engine,):
-        pairs = [engine.ask(number)["result"] for number in range(given.rounds + 1)][1:]
+        rounds = 1 if given.quick else given.rounds
+        pairs = [engine.ask(number)["result"] for number in range(rounds + 1)][1:]
     first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(after / before for before, after in pairs)
     return "\n".join([
@@ -240,10 +253,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--python", action="append", default=[], help="ENGINE=INTERPRETER")
+    parser.add_argument("--quick", action="store_true", help="every row, in some six minutes")
     parser.add_argument("--directory", type=Path, help="models are kept there, and used again")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the children
     for row in given.rows.split(","):
+        if row == "profile" and given.quick:
+            continue
         if row == "profile":
             result = profile(given)
         else:
