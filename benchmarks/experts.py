@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     set_threads(given.threads)
     shape = QUICK if given.quick else FULL
-    tokens = given.tokens or 96
+    tokens = given.tokens or 64
     trace = synthetic_trace(
         Statistics(
             layers=shape.layers, experts=shape.experts, top_k=shape.top_k, tokens=tokens, sessions=1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from tests.agent.models.tiered import (
     EXPERTS,
     LAYERS,
@@ -208,6 +209,24 @@ def test_what_was_asked_for_is_measured_and_traced(
     trace = Trace.read(tmp_path / "trace")
     assert trace.num_rows == sum(map(len, SEQUENCES))
     assert trace.experts_of_layer == dict.fromkeys(range(LAYERS), EXPERTS)
+
+
+def test_thrash_and_starvation_are_told_with_a_remedy(checkpoint: Path, run: Run) -> None:
+    metrics = Metrics(names.exported_by(Program.AGENT))
+    with tiered(checkpoint, hot_bytes=4 * SLOT) as (decoder, cache):
+        measures = ExpertMeasures(cache, metrics, "default/it")
+        run(decoder, SEQUENCES[3:])  # one token, which leaves most experts alone
+        run(decoder, SEQUENCES[3:])
+        with capture_logs() as logs:
+            measures.tell()
+        unused = int((cache.table.uses_N == 0).sum())
+    assert [log["remedy"] for log in logs if "not in the pool" in log["event"]]
+    text = render(metrics.registry)[0].decode()
+    told = dict(line.rsplit(" ", 1) for line in text.splitlines() if "default/it" in line)
+    assert float(told['lite_llm_experts_starved{model="default/it"}']) == unused > 0
+    assert float(told['lite_llm_expert_miss_share{model="default/it"}']) > 0.5
+    for metric in (names.EXPERTS_STARVED, names.EXPERT_MISS_SHARE):
+        assert metric.help
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
