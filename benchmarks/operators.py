@@ -32,6 +32,7 @@ from lite_llm.wire import dumps
 CRDS = Path(__file__).resolve().parents[1] / "crds"
 API = "/apis/lite-llm.dev/v1alpha1/namespaces/default/litellmmodels"
 GIVE_UP_SECONDS = 600.0
+LISTING_SECONDS = 2.0  # between looks at all models, which cost the API server much
 
 
 def install(plane: ControlPlane) -> None:
@@ -109,7 +110,7 @@ async def measure(count: int, changes: int, idle_seconds: float) -> dict[str, An
         arguments = (f"--etcd=http://{etcd.endpoint}", f"--kubeconfig={plane.kubeconfig}")
         began = time.monotonic()
         operator = Command(guard, "operator", *arguments, "--resync-seconds=100000")
-        wait(lambda: all(ready_reasons(plane).values()))
+        wait(lambda: all(ready_reasons(plane).values()), LISTING_SECONDS)
         from_nothing = time.monotonic() - began
         process = psutil.Process(operator.process.pid)
 
@@ -118,7 +119,9 @@ async def measure(count: int, changes: int, idle_seconds: float) -> dict[str, An
             agent = agent_pb2.AgentStatus(node="n1", health=agent_pb2.Health(healthy=True))
             before = sum(process.cpu_times()[:2])
             await store.put(key_of(AgentKey("n1")), dumps(agent))
-            resync = wait(lambda: set(ready_reasons(plane).values()) == {"ScaledToZero"})
+            resync = wait(
+                lambda: set(ready_reasons(plane).values()) == {"ScaledToZero"}, LISTING_SECONDS
+            )
             resync_cpu = sum(process.cpu_times()[:2]) - before
             await asyncio.sleep(2)
             before, since = sum(process.cpu_times()[:2]), time.monotonic()
