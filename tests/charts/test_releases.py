@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -35,8 +36,8 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture
 def space(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     """A namespace of the test's own."""
-    name = request.node.name.split("[")[0].removeprefix("test_").replace("_", "-")[:50].strip("-")
-    return plane.make_namespace(name)
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
+    return plane.make_namespace(name[-50:].strip("-"))
 
 
 @pytest.fixture
