@@ -30,7 +30,7 @@ class Figures:
     """Of one checkpoint."""
 
     bits: Mapping[str, float]
-    """Per held-out byte, under each mode and under each single tier."""
+    """Per held-out byte, under each mode."""
     samples: Mapping[str, str]
     """Greedy completions under all tiers."""
     num_bytes: int
@@ -44,7 +44,6 @@ def measured(checkpoint: Path, corpus: Corpus) -> Figures:
         str(mode): [tier.id for tier in evaluator.tiers if tier.placement <= mode.farthest]
         for mode in TierMode
     }
-    selections |= {f"{tier.name} alone": [tier.id] for tier in evaluator.tiers}
     bits = {name: evaluator.bits_per_byte(files, ids) for name, ids in selections.items()}
     samples = {prompt: evaluator.complete(prompt, max_tokens=_SAMPLE_TOKENS) for prompt in PROMPTS}
     size = sum(path.stat().st_size for path in checkpoint.iterdir() if path.is_file())

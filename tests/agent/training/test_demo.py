@@ -41,7 +41,7 @@ def test_a_checkpoint_is_made_signed_and_described(
     assert not [step for step in [last] if getattr(step, "findings", ())]
     assert signature_of(out, (DEMO_KEY.public,)).signer == DEMO_KEY.public
     text = (out / "README.md").read_text()
-    for said in ("| `fast` |", "| `max` |", "| `cold alone` |", "PSF licence", "make train-demo"):
+    for said in ("| `fast` |", "| `max` |", "| `deep` |", "PSF licence", "make train-demo"):
         assert said in text
     assert (out / "loss.svg").read_text().startswith("<?xml")
 

@@ -32,7 +32,7 @@ def test_logits_are_those_of_the_serving_model(
         allowed_BI = torch.tensor([[number in tiers for number in range(3)]])
         trained = forward(shape, parameters, TOKENS_L[None], allowed_BI)
         torch.testing.assert_close(
-            served.logits(TOKENS_L, tiers), trained.logits_TV, atol=1e-4, rtol=0.0
+            served.logits(TOKENS_L[None], tiers)[0], trained.logits_TV, atol=1e-4, rtol=0.0
         )
 
 
@@ -45,7 +45,7 @@ def test_greedy_tokens_are_those_of_the_serving_model(
         for _ in range(12):
             logits_TV = forward(shape, parameters, ours[None], allowed_BI).logits_TV
             ours = torch.cat((ours, logits_TV[-1:].argmax(-1)))
-            theirs = torch.cat((theirs, served.logits(theirs, tiers)[-1:].argmax(-1)))
+            theirs = torch.cat((theirs, served.logits(theirs[None], tiers)[0, -1:].argmax(-1)))
         assert torch.equal(ours, theirs)
 
 
