@@ -38,8 +38,7 @@ class Aliases:
         """Have ``target`` answer to ``name`` once agents serve it; tells each step, ends with the
         last. It goes on when nobody listens any more."""
         view = self._views.value
-        if target not in view.models:
-            raise ModelNotFound(f"the model {target} does not exist", where="target")
+        _check_declared(view, target)
         if name in view.models:
             raise Conflict(
                 f"{name} is a model's own name", where="ref", remedy="choose another name"
@@ -51,8 +50,11 @@ class Aliases:
 
     async def rollback(self, name: ModelRef) -> AsyncGenerator[Alias]:
         """Back to the model before, as :meth:`switch`."""
-        if name not in self._views.value.aliases:
+        view = self._views.value
+        if (alias := view.aliases.get(name)) is None:
             raise _unknown(name)
+        if alias.HasField("previous") and not alias.HasField("next"):
+            _check_declared(view, ref_from_proto(alias.previous))
         async for alias in self._followed(name, lambda alias: begin_rollback(alias, time.time())):
             yield alias
 
@@ -164,6 +166,11 @@ class Aliases:
             result = await self._store.transact(when=[unchanged], then=[Put(key, dumps(alias))])
             if result.succeeded:
                 return result.revision
+
+
+def _check_declared(view: ClusterView, model: ModelRef) -> None:
+    if model not in view.models:
+        raise ModelNotFound(f"the model {model} does not exist", where="target")
 
 
 def _unknown(name: ModelRef) -> ModelNotFound:

@@ -33,7 +33,7 @@ from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, Residency
 from lite_llm.proto.v1.model_pb2 import Alias, Ingestion, ModelSpec
 from lite_llm.proto.v1.orchestrator_pb2 import DoorStatus, ScalingState
-from lite_llm.wire import loads
+from lite_llm.wire import loads, ref_from_proto
 
 log = structlog.get_logger(__name__)
 
@@ -327,7 +327,7 @@ def _value_of(key: Key | None, entry: Entry) -> Message | None:
                 return _about(door, door.name == name, entry.key)
             case AliasKey(name):
                 alias = loads(entry.value, Alias, where=entry.key)
-                return _about(alias, _is(alias.ref, name), entry.key)
+                return _about(alias, _is(alias.ref, name) and _names_models(alias), entry.key)
     except Corrupt as error:
         log.warning("malformed value ignored", key=entry.key, error=error.message)
     return None
@@ -335,6 +335,16 @@ def _value_of(key: Key | None, entry: Entry) -> Message | None:
 
 def _is(named: model_pb2.ModelRef, model: ModelRef) -> bool:
     return named.name == model.name and named.namespace == model.namespace
+
+
+def _names_models(alias: Alias) -> bool:
+    try:
+        for field in ("target", "next", "previous"):
+            if alias.HasField(field):
+                ref_from_proto(getattr(alias, field))
+    except InvalidName:
+        return False
+    return True
 
 
 def _about(value: Message, named: bool, key: str) -> Message:

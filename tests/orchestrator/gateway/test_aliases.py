@@ -242,6 +242,36 @@ async def test_what_makes_no_sense_is_refused(
         await door.DeleteAlias(DeleteAliasRequest(ref=chat))
 
 
+async def test_there_is_no_way_back_to_a_model_that_is_gone(
+    door: OrchestratorAsyncStub, agent: StubAgent, store: Store
+) -> None:
+    await switched(door, BLUE)
+    await switched(door, GREEN)
+    await store.delete(key_of(ModelKey(BLUE)))
+    back = RollbackAliasRequest(ref=ref_to_proto(CHAT))
+    async with asyncio.timeout(20):
+        while True:
+            listed = await door.ListModels(ListModelsRequest())
+            if len(listed.models) == 1:
+                break
+    assert await refused(door.RollbackAlias(back)) == grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_alias_of_nonsense_hurts_nobody(
+    http: aiohttp.ClientSession, door: OrchestratorAsyncStub, agent: StubAgent, store: Store
+) -> None:
+    nonsense = Alias(ref=ref_to_proto(CHAT), target=ref_to_proto(BLUE))
+    nonsense.next.name = "NO/NAME"
+    await store.put(key_of(AliasKey(CHAT)), dumps(nonsense))
+    async with http.post("/v1/completions", json={**BODY, "model": "chat-v1"}) as response:
+        assert response.status == 200
+    async with http.post("/v1/completions", json=BODY) as response:
+        assert response.status == 404
+    await store.delete(key_of(AliasKey(CHAT)))
+    (new,) = await switched(door, GREEN)
+    assert ref_from_proto(new.target) == GREEN
+
+
 async def test_a_new_model_of_the_names_own_goes_before_the_alias(
     http: aiohttp.ClientSession, door: OrchestratorAsyncStub, agent: StubAgent, store: Store
 ) -> None:
