@@ -42,6 +42,7 @@ SHORT = 8  # tokens
 CONCURRENT, SLOW_ROUNDS = 50, 8
 SHORT_REQUESTS, SHORT_WIDTH = 2000, 50
 STREAMS, STREAM_TOKENS = 200, 200
+PEERS = {"requests": 400, "streams": 40, "tokens": 50}  # of both doors in turn: peers take long
 HELD = 1000
 AGENTS, HEARTBEAT_SECONDS, IDLE_SECONDS = 1000, 3.0, 15.0
 UNLOCKED = {
@@ -105,28 +106,27 @@ async def many(http: aiohttp.ClientSession, count: int, width: int, tokens: int)
     await asyncio.gather(*(one_after_the_other() for _ in range(width)))
 
 
-async def short_requests(door: Door) -> Figures:
+async def short_requests(door: Door, requests: int = SHORT_REQUESTS) -> Figures:
     """Per second of the door's processor time."""
     async with door.open() as http:
-        await many(http, SHORT_REQUESTS // 10, SHORT_WIDTH, SHORT)
+        await many(http, requests // 10, SHORT_WIDTH, SHORT)
         before, began = cpu_seconds(door.pid), time.perf_counter()
-        await many(http, SHORT_REQUESTS, SHORT_WIDTH, SHORT)
+        await many(http, requests, SHORT_WIDTH, SHORT)
         used, took = cpu_seconds(door.pid) - before, time.perf_counter() - began
-    return {
-        "short requests per cpu-s": SHORT_REQUESTS / used,
-        "short requests per s": SHORT_REQUESTS / took,
-    }
+    return {"short requests per cpu-s": requests / used, "short requests per s": requests / took}
 
 
-async def streams(door: Door, prompt: str = "x") -> Figures:
+async def streams(
+    door: Door, prompt: str = "x", *, width: int = STREAMS, length: int = STREAM_TOKENS
+) -> Figures:
     """Tokens of many streams at once; those of the prompt ``steps`` come one by one, as engines
     make them, each to be sent at once."""
     async with door.open() as http:
         before, began = cpu_seconds(door.pid), time.perf_counter()
-        asking = (ask(http, prompt, STREAM_TOKENS, stream=True) for _ in range(STREAMS))
+        asking = (ask(http, prompt, length, stream=True) for _ in range(width))
         await asyncio.gather(*asking)
         used, took = cpu_seconds(door.pid) - before, time.perf_counter() - began
-    tokens = STREAMS * STREAM_TOKENS
+    tokens = width * length
     name = "stepped tokens" if prompt == "steps" else "tokens"
     return {f"{name} per cpu-s": tokens / used, f"{name} per s": tokens / took}
 
@@ -221,6 +221,13 @@ async def idle(door: Door, store: Store) -> Figures:
     return {"cores with 1,000 agents": cores}
 
 
+async def beside_peers(door: Door) -> Figures:
+    """The same small load for every door."""
+    told = await short_requests(door, PEERS["requests"])
+    told |= await streams(door, width=PEERS["streams"], length=PEERS["tokens"])
+    return {f"{name}, small load": value for name, value in told.items()}
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -250,6 +257,13 @@ async def measured(litellm: str | None) -> dict[str, Figures]:
     """Everything, by door."""
     port, upstream = free_ports(2)
     figures: dict[str, Figures] = {}
+
+    def tell(door: Figures, measures: Figures) -> None:
+        door |= measures
+        for name, value in measures.items():  # at once: a later part may fail
+            who = "lite_llm" if door is figures["lite_llm"] else "litellm"
+            print(f"{who:10} {name:42} {value:10.2f}", file=sys.stderr, flush=True)
+
     with Guard("lite-llm-benchmark") as guard, etcd_server() as etcd:
         stub = guard.spawn(
             [sys.executable, str(STUB), "--etcd", etcd.endpoint, "--port", str(upstream)],
@@ -265,16 +279,17 @@ async def measured(litellm: str | None) -> dict[str, Figures]:
         command.wait_said("orchestrator ready")
         door = Door(f"http://127.0.0.1:{port}", command.process.pid)
         ours = figures["lite_llm"] = {}
-        ours |= await added_latency(door, agent)
-        ours |= await streams(door)
-        ours |= await streams(door, "steps")
-        ours |= await short_requests(door)
+        tell(ours, await added_latency(door, agent))
+        tell(ours, await streams(door))
+        tell(ours, await streams(door, "steps"))
+        tell(ours, await short_requests(door))
         if litellm:
             with litellm_proxy(guard, litellm, upstream) as proxy:
-                figures["litellm"] = await short_requests(proxy) | await streams(proxy)
-        ours |= await held(door)
+                tell(figures.setdefault("litellm", {}), await beside_peers(proxy))
+                tell(ours, await beside_peers(door))
+        tell(ours, await held(door))
         async with open_store(etcd.settings()) as store:
-            ours |= await idle(door, store)
+            tell(ours, await idle(door, store))
     return figures
 
 
@@ -286,10 +301,6 @@ def main() -> None:
     figures = asyncio.run(measured(arguments.litellm))
     if arguments.json:
         print(json.dumps(figures, indent=1))
-        return
-    for door, measures in figures.items():
-        for name, value in measures.items():
-            print(f"{door:10} {name:28} {value:10.2f}")
 
 
 if __name__ == "__main__":
