@@ -222,7 +222,7 @@ def tokens(chunks: list[Any]) -> list[int]:
     return [token for one in chunks for choice in one["choices"] for token in choice["token_ids"]]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)  # ten programs on a machine that may be busy
 async def test_from_install_to_uninstall(cluster: Cluster) -> None:
     before = cluster.objects()
     await cluster.helm(lambda config: config.install(CHART, RELEASE, cluster.values))
