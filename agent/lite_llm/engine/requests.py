@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Literal
 
-from lite_llm.contracts.errors import InvalidRequest
+from lite_llm.contracts.errors import InvalidRequest, Unsupported
 from lite_llm.engine.defaults import Defaults
 from lite_llm.engine.model import Model
 from lite_llm.engine.request import Request, Resumed
@@ -31,12 +31,19 @@ def request_from_proto(
     tiers: TierGrants,
     conversation: str | None = None,
 ) -> Request:
-    """Raises :class:`InvalidRequest` for what can't be meant, :class:`Forbidden` for what may not.
+    """Raises :class:`InvalidRequest` for what can't be meant, :class:`Forbidden` for what may not,
+    and :class:`Unsupported` for answers in a form that this engine can't hold a model to.
 
     ``room`` is the tokens that a sequence can hold here, prompt and answer together;
     ``conversation`` the rendered chat, if the prompt is one.
     """
     wire = start.sampling
+    if wire.HasField("json_schema"):
+        raise Unsupported(
+            "our own engine can't hold an answer to a schema",
+            where="response_format",
+            remedy="leave it out, or ask a model that llama.cpp or vLLM serves",
+        )
     granted = tiers.grant(start.tiers)
     prompt = _prompt_of(start, model, room, conversation)
     limits = _limits_of(wire, len(prompt), model, room)

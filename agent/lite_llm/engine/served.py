@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import structlog
 
 from lite_llm.contracts import TierSet
 from lite_llm.contracts.errors import OutOfMemory
+from lite_llm.contracts.tiers import Medium
 from lite_llm.engine.answer import Answer
 from lite_llm.engine.batching import BatchSettings
 from lite_llm.engine.chat import ChatRenderer
@@ -29,7 +31,7 @@ from lite_llm.engine.step_loop import StepLoop
 from lite_llm.engine.stopping import Limits
 from lite_llm.engine.tier_grants import TierGrants
 from lite_llm.experts import ExpertMeasures, ExpertSettings
-from lite_llm.kvcache import DiskPages, KvCache
+from lite_llm.kvcache import DiskPages, KvCache, PageFormat
 from lite_llm.kvcache.groups import group_layers
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, TierSelection
 from lite_llm.telemetry import Metrics, Program, names
@@ -53,6 +55,9 @@ class ServingSettings:
     """Where sequences that were set back wait; without it they are computed anew."""
     kv_disk: DiskPages | None = None
     """Where prefixes are kept that memory has no more room for; None: they are forgotten."""
+    kv_old_pages: PageFormat = PageFormat.EXACT
+    """Of pages in host memory and on disk. With another than the exact one they hold more, and an
+    answer depends on what was cached."""
     experts: ExpertSettings | None = None
     """Budgets for experts that are fetched as they are asked for; None: all are in memory."""
     notes: Path | None = None
@@ -94,6 +99,8 @@ class Served:
             disk=settings.kv_disk,
             page_tokens=settings.page_tokens,
             device=model.device,
+            old_pages=settings.kv_old_pages,
+            deterministic=settings.kv_old_pages is PageFormat.EXACT,
         )
         self._closing.callback(kv.close)
         self.room = _room(model, kv, settings)
@@ -139,6 +146,18 @@ class Served:
     def answer(self, start: GenerateStart, request: Request) -> Answer:
         """The stream of events for ``request``."""
         return Answer(start, request, self._model.tokenizer, self.measures)
+
+    def expert_media(self) -> list[tuple[int, str, bytes]]:
+        """By layer and tier, of each expert in order of its key a :class:`Medium` in one byte."""
+        manifest = self._model.manifest
+        names = {tier.id: tier.name for tier in manifest.tiers}
+        if self._model.experts is not None:
+            found = self._model.experts.where()
+        else:  # all lie where the model computes
+            near = bytes([Medium.GPU])
+            counts = Counter((each.key.layer, each.key.tier) for each in manifest.experts)
+            found = [(*place, near * count) for place, count in sorted(counts.items())]
+        return [(layer, names.get(tier, str(tier)), media) for layer, tier, media in found]
 
     async def __aenter__(self) -> Self:
         await self._closing.enter_async_context(self._renderer)

@@ -132,6 +132,18 @@ class WorkerService(AgentServicer):
         text, _ = render(self._served.metrics.registry)
         return agent_pb2.MetricsReport(text=text.decode())
 
+    async def Experts(
+        self, request: agent_pb2.ExpertMapRequest, context: _ServicerContext
+    ) -> agent_pb2.ExpertMap:
+        """Where each expert lies now; the node is the agent's business."""
+        served = self._loaded()
+        layers: dict[int, agent_pb2.ExpertMapLayer] = {}
+        for number, tier, media in served.expert_media():
+            layer = layers.setdefault(number, agent_pb2.ExpertMapLayer(layer=number))
+            layer.tiers.add(tier=tier, media=media)
+        model = ref_to_proto(self._ref) if self._ref else None
+        return agent_pb2.ExpertMap(model=model, layers=[layers[n] for n in sorted(layers)])
+
     def _loaded(self) -> Served:
         if self._served is None:
             raise NoAgent("the model is not loaded yet", where=str(self._ref), retry_after=1.0)

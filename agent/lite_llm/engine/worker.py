@@ -21,7 +21,7 @@ from lite_llm.engine.service import WorkerService
 from lite_llm.experts import ExpertSettings
 from lite_llm.experts.policies import POLICIES
 from lite_llm.kernels import set_threads, warm_up
-from lite_llm.kvcache import DiskPages
+from lite_llm.kvcache import DiskPages, PageFormat
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
 from lite_llm.telemetry import logs
@@ -89,6 +89,12 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Serving
     kv.add_argument("--kv-host-bytes", type=parse_size, default=0, help="to swap sequences to")
     kv.add_argument("--kv-disk-directory", type=Path, help="for a file of cached prefixes")
     kv.add_argument("--kv-disk-bytes", type=parse_size, help="of that file at most")
+    kv.add_argument(
+        "--kv-old-pages",
+        type=PageFormat,
+        default=PageFormat.EXACT,
+        help=f"beyond the device: {', '.join(PageFormat)}; all but the first change answers",
+    )
     experts = parser.add_argument_group("experts")
     experts.add_argument("--hot-bytes", type=parse_size, help="where they run; else all are held")
     experts.add_argument("--warm-bytes", type=parse_size, default=0, help="host memory behind it")
@@ -123,6 +129,7 @@ def _settings(given: argparse.Namespace) -> ServingSettings:
         kv_bytes=given.kv_bytes,
         kv_host_bytes=given.kv_host_bytes,
         kv_disk=disk,
+        kv_old_pages=given.kv_old_pages,
         experts=experts,
         notes=given.notes_directory,
         device=given.device,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lite_llm.contracts.errors import Corrupt, InvalidRequest
+from lite_llm.contracts.errors import Corrupt, InvalidRequest, Unsupported
 from lite_llm.engine import Limits, Model, Request, Resumed, Sampling, Tokenizer, requests
 from lite_llm.engine.defaults import Defaults
 from lite_llm.engine.requests import request_from_proto
@@ -196,6 +196,12 @@ def test_a_default_limit_gives_way_to_the_context(
     model: Model, asked: GenerateStart, allowed: int
 ) -> None:
     assert understood(asked, model).limits.max_tokens == allowed
+
+
+def test_an_answer_is_not_held_to_a_schema(model: Model) -> None:
+    with pytest.raises(Unsupported, match="schema") as raised:
+        understood(sampled(json_schema="{}"), model)
+    assert raised.value.where == "response_format"
 
 
 def test_a_limit_that_nobody_set_is_not_blamed_on_the_client(model: Model) -> None:

@@ -18,7 +18,8 @@ from lite_llm.engine import StepLoop
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.service import WorkerService
-from lite_llm.kvcache import DiskPages
+from lite_llm.kvcache import DiskPages, PageFormat
+from lite_llm.kvcache.tree import Place
 from lite_llm.proto.v1 import agent_pb2, generate_pb2, model_pb2
 from lite_llm.testing.checkpoints import tiny_llama
 from lite_llm.tiers import Layer, Load
@@ -156,6 +157,18 @@ async def test_a_step_that_hangs_shows_in_the_pulse(
         freed.set()
     assert engine.steps == before + 1
     assert not engine.stepping
+
+
+async def test_old_pages_may_be_kept_smaller(checkpoint: Path) -> None:
+    held = {}
+    for form in (PageFormat.EXACT, PageFormat.INT8):
+        settings = ServingSettings(kv_host_bytes=1 << 20, kv_old_pages=form)
+        async with worker(settings) as service:
+            await loaded(service, checkpoint)
+            assert service._served is not None
+            ledger = service._served.engine._steps._kv.ledger
+            held[form] = ledger.num_free(Place.HOST)
+    assert held[PageFormat.INT8] > 3 * held[PageFormat.EXACT] > 0
 
 
 async def test_a_broken_engine_ends_the_process(

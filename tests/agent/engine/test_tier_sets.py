@@ -359,6 +359,15 @@ async def told(directory: Path, settings: ServingSettings) -> list[list[int]]:
         async with service:
             load = service.Load(agent_pb2.LoadRequest(spec=spec), cast(Any, None))
             assert [step async for step in load]
+            map_of = await service.Experts(agent_pb2.ExpertMapRequest(), cast(Any, None))
+            shape = [
+                [(tier.tier, len(tier.media)) for tier in each.tiers] for each in map_of.layers
+            ]
+            assert shape == [[("near", 6), ("far", 6), ("new", 4)]] * LAYERS
+            media = {
+                medium for each in map_of.layers for tier in each.tiers for medium in tier.media
+            }
+            assert media == {0} if settings.experts is None else media <= set(range(5))
             alone = [await said_over_the_wire(service, names) for names in SELECTIONS]
             together = (said_over_the_wire(service, names) for names in SELECTIONS)
             assert await asyncio.gather(*together) == alone

@@ -9,7 +9,7 @@ from lite_llm.engine.served import ServingSettings
 from lite_llm.engine.worker import main, parsed
 from lite_llm.experts import ExpertSettings
 from lite_llm.experts.policies import POLICIES
-from lite_llm.kvcache import DiskPages
+from lite_llm.kvcache import DiskPages, PageFormat
 
 
 def settings(*options: str) -> ServingSettings:
@@ -26,6 +26,7 @@ def test_the_cache_has_three_places() -> None:
     )
     disk = DiskPages(directory=Path("d"), num_bytes=3 << 20)
     assert given == ServingSettings(kv_bytes=2 << 20, kv_host_bytes=1 << 20, kv_disk=disk)
+    assert settings("--kv-old-pages=int8") == ServingSettings(kv_old_pages=PageFormat.INT8)
 
 
 def test_experts_have_budgets() -> None:
@@ -57,7 +58,15 @@ def test_half_of_the_options_is_none(option: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "option", ["--kv-bytes=lots", "--expert-policy=best", "--warm-bytes=1MiB", "--no-prefetch"]
+    "option",
+    [
+        "--kv-bytes=lots",
+        "--kv-old-pages=int4",
+        "--expert-policy=best",
+        "--warm-bytes=1MiB",
+        "--no-prefetch",
+        "--device=tpu",
+    ],
 )
 def test_what_can_not_be_meant_is_refused(option: str) -> None:
     with pytest.raises((SystemExit, LiteLLMError)):
