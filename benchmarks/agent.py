@@ -46,7 +46,7 @@ async def main(state):
 
 asyncio.run(main(sys.argv[1]))
 """
-STREAMS, TOKENS = 64, 128
+STREAMS, TOKENS = 64, 64
 IDLE_SECONDS = 15.0
 LAYER_BYTES = 252 << 20  # of the large model below, in float32
 TICKS = os.sysconf("SC_CLK_TCK")
