@@ -34,9 +34,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Machine code from the first call on, kept for the next process."""
-    compile_later: Any = njit(cache=True, error_model="numpy")
-    dispatcher: F = compile_later(function)
+    """Machine code from the first call on, kept for the next process where it can be."""
+    compile_later: Any = njit
+    dispatcher: F
+    try:
+        dispatcher = compile_later(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # numba's word for nothing being writable
+        dispatcher = compile_later(error_model="numpy")(function)
     return dispatcher
 
 
