@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import typer.main
 from click import Command, Context
 
 from lite_llm.cli.app import app
+from lite_llm.testing.guard import find_program
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDERS = {"operator": "operator", "orchestrator": "orchestrator", "agent": "agent"}
@@ -99,3 +101,12 @@ def test_the_image_is_built_of_pinned_parts(program: str) -> None:
     assert ignored[0] == "*"
     for line in ignored:
         assert not line.startswith("!") or (REPO / line.removeprefix("!")).exists()
+
+
+@pytest.mark.parametrize("program", FOLDERS)
+def test_the_image_s_file_passes_the_linter(program: str) -> None:
+    hadolint = find_program("hadolint", remedy="run `make setup`: it is in the dev extra")
+    linted = subprocess.run(
+        [hadolint, "--no-color", REPO / program / "Dockerfile"], capture_output=True, text=True
+    )
+    assert linted.returncode == 0, linted.stdout
