@@ -45,6 +45,24 @@ async def http_chunk(reader: asyncio.StreamReader) -> bytes:
     return (await reader.readexactly(size + 2))[:-2]
 
 
+class Events:
+    """Of a stream, however they lie in chunks: what came together is sent together."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._said = b""
+
+    async def next(self) -> bytes:
+        """Empty at the end."""
+        while b"\n\n" not in self._said:
+            if not (chunk := await http_chunk(self._reader)):
+                assert not self._said
+                return b""
+            self._said += chunk
+        event, end, self._said = self._said.partition(b"\n\n")
+        return event + end
+
+
 async def test_every_token_is_an_event_and_is_sent_at_once(line: Line, agent: StubAgent) -> None:
     reader, writer = line
     read = asyncio.Event()
@@ -62,16 +80,17 @@ async def test_every_token_is_an_event_and_is_sent_at_once(line: Line, agent: St
         status, fields = await head(reader)
         assert (status, fields["content-type"]) == (200, "text/event-stream")
         assert fields["cache-control"] == "no-cache"
+        events = Events(reader)
         for word in ("one", " two", " three"):
-            event = await http_chunk(reader)
+            event = await events.next()
             assert event.startswith(b"data: {")
             assert event.endswith(b"}\n\n")
             assert event.count(b"\n") == 2
             assert json.loads(event[6:])["choices"][0]["text"] == word
             read.set()
-        assert b'"finish_reason":"stop"' in await http_chunk(reader)
-        assert await http_chunk(reader) == b"data: [DONE]\n\n"
-        assert await http_chunk(reader) == b""
+        assert b'"finish_reason":"stop"' in await events.next()
+        assert await events.next() == b"data: [DONE]\n\n"
+        assert await events.next() == b""
 
 
 async def test_a_line_break_in_a_text_does_not_break_an_event(line: Line, agent: StubAgent) -> None:
@@ -80,7 +99,7 @@ async def test_a_line_break_in_a_text_does_not_break_an_event(line: Line, agent:
     writer.write(post({"model": "tiny", "prompt": "x", "stream": True}))
     async with asyncio.timeout(30):
         await head(reader)
-        event = await http_chunk(reader)
+        event = await Events(reader).next()
     assert event.count(b"\n") == 2
     assert json.loads(event[6:])["choices"][0]["text"] == "a\n\nb\r\u2028"
 
