@@ -29,6 +29,7 @@ from lite_llm.contracts.errors import Internal, ModelNotFound, StorageFailed, St
 from lite_llm.proto.v1 import generate_pb2
 from lite_llm.proto.v1.generate_pb2 import LoadProgress
 from lite_llm.proto.v1.model_pb2 import ModelSource
+from lite_llm.stores import digest_of_directory
 from lite_llm.tiers import (
     DiskReader,
     DiskTier,
@@ -56,7 +57,7 @@ class LocalCheckpoint:
     directory: Path
     num_bytes: int
     digest: str = ""
-    """Of a distant checkpoint (see :class:`Listing`); empty for a local directory."""
+    """See :class:`Listing`, and :func:`digest_of_directory` for local ones; empty for a file."""
 
 
 class Checkpoints:
@@ -103,8 +104,7 @@ class Checkpoints:
         :class:`ModelNotFound`, :class:`StoreUnavailable`, :class:`OutOfMemory` and their like.
         """
         if not is_distant(source):
-            directory = path_of(source)
-            yield LocalCheckpoint(directory, await asyncio.to_thread(_weight_bytes, directory))
+            yield await asyncio.to_thread(_in_place, path_of(source))
             return
         async with AsyncExitStack() as held:
             tell(LoadProgress(phase=generate_pb2.LOAD_PHASE_SCHEDULE, remaining_seconds=-1.0), "")
@@ -223,9 +223,11 @@ async def _followed(
             await following
 
 
-def _weight_bytes(place: Path) -> int:
-    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
-    return sum(path.stat().st_size for path in files)
+def _in_place(place: Path) -> LocalCheckpoint:
+    if place.is_file():
+        return LocalCheckpoint(place, place.stat().st_size)
+    num_bytes = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
+    return LocalCheckpoint(place, num_bytes, digest_of_directory(place))
 
 
 def source_words(source: ModelSource) -> str:

@@ -149,8 +149,8 @@ async def failure(call: Any) -> LiteLLMError:
 
 
 async def residencies(agent: AgentAsyncStub) -> dict[str, agent_pb2.Residency]:
-    report = await agent.Status(agent_pb2.AgentStatusRequest())
-    return {residency.model.name: residency for residency in report.residencies}
+    told = (await agent.Status(agent_pb2.AgentStatusRequest())).residencies
+    return {residency.model.name: residency for residency in told}
 
 
 async def wait_for(agent: AgentAsyncStub, name: str, **expected: int) -> agent_pb2.Residency:
@@ -192,10 +192,10 @@ async def test_the_report(agent: AgentAsyncStub) -> None:
     assert held.nearest == model_pb2.MEDIUM_GPU
     assert held.context_tokens == 20_000
     assert held.last_cold_start.path == "cold"
-    phases = {phase.phase: phase.seconds for phase in held.last_cold_start.phases}
-    assert phases[generate_pb2.LOAD_PHASE_READ] > 0
+    assert all(phase.seconds > 0 for phase in held.last_cold_start.phases)
     assert abs(time.time() - held.started_at) < 600
     assert held.failure == ""
+    assert len(held.checkpoint_digest) == 64  # another directory under the same name is noticed
     dram, disk = report.status.media
     assert 0 < held.tiers[0].bytes < dram.used_bytes <= dram.capacity_bytes
     assert disk.capacity_bytes > 0
