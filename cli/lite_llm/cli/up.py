@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -53,6 +54,8 @@ async def up(settings: UpSettings) -> None:
     """Serve the models until cancelled; nothing is left behind."""
     async with AsyncExitStack() as house:
         state = house.enter_context(state_directory(settings.state_directory))
+        # Workers' torch makes this folder in any case, and by default it would outlive us.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(state / "inductor"))
         models = await asyncio.to_thread(
             converted, settings.models, settings.dtype, state / "converted"
         )
