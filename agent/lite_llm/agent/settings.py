@@ -80,6 +80,8 @@ class AgentSettings:
     patience_seconds: float = 20.0
     """A model that waited so long for memory gets it from those that are busy, too: they take no
     more requests and finish what runs."""
+    device: str = "cpu"
+    """Where native workers compute: ``cpu``, or ``cuda`` for the first GPU that they see."""
     expert_hot_bytes: int | None = None
     """Where experts of each native worker run; None: all are held."""
     expert_warm_bytes: int = 0
@@ -112,6 +114,8 @@ class AgentSettings:
                 raise self._wrong(name, getattr(self, name), "write host:port")
         if self.listen.startswith(("0.0.0.0:", "[::]:")) and not self.advertise_host:
             raise self._wrong("listen", self.listen, "say in advertise_host where others find it")
+        if self.device not in ("cpu", "cuda"):
+            raise self._wrong("device", self.device, "write cpu or cuda")
         if self.worker_threads < 1:
             raise self._wrong("worker_threads", self.worker_threads, "give at least one")
         if not 0 < self.heartbeat_seconds < self.lease_seconds:

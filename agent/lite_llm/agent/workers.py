@@ -218,7 +218,7 @@ class Workers:
     def _engine_options(self, number: str) -> list[str]:
         """That foreign engines do not have."""
         settings = self._settings
-        options = ["--notes-directory", str(self._directory.notes)]
+        options = ["--notes-directory", str(self._directory.notes), "--device", settings.device]
         if settings.kv_bytes is not None:
             options += ["--kv-bytes", str(settings.kv_bytes)]
         if settings.expert_hot_bytes is not None:
