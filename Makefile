@@ -76,7 +76,7 @@ up: setup ## Start the system on this machine: make up MODEL=path/to/checkpoint
 	lite-llm up $(if $(MODEL),--model '$(MODEL)')
 
 demo: setup ## Prove it all: a fleet on a real etcd, a kill in the middle of a stream, to zero and back
-	lite-llm demo
+	PYTHONPATH=benchmarks python -m story
 
 train-demo: setup ## Train the bundled demo model from scratch: under an hour on two cores
 	python -m lite_llm.training --out models/demo
