@@ -119,3 +119,15 @@ def test_names() -> None:
     assert ResourceName(MODELS, "default", "m").key == "/lite-llm/v1/models/default/m"
     assert ResourceName(TIER_SETS, "default", "t").key == "/lite-llm/v1/tiersets/default/t"
     assert ResourceName(MODELS, "default", "n" * 64).key is None
+
+
+@pytest.mark.parametrize(
+    "memory", ["999999999999999", "999999999999Ki", "999999999Mi", "999999Gi", "999Ti"]
+)
+def test_the_largest_memory_that_the_schema_admits_fits_the_wire(memory: str) -> None:
+    told = example("gemma-gguf") | {"spec": {"source": {"uri": "hf://owner/tiny"}}}
+    told["spec"]["resources"] = {"memory": memory}
+    kind = KINDS["LiteLLMModel"]
+    assert kind.faults(told) == []
+    assert 0 < model_spec(as_served(told)).memory_bytes < 2**63
+    assert kind.faults(told | {"spec": told["spec"] | {"resources": {"memory": "9" + memory}}})

@@ -94,6 +94,11 @@ CASES = [
         model(scaling={"floors": [FLOOR | {"minReplicas": 1}]}),
         model(scaling={"floors": [FLOOR | {"minReplicas": 2}]}),
     ),
+    Case(
+        "keys of spec.placement.agentLabels",
+        model(placement={"agentLabels": {"k" * 317: "v"}}),
+        model(placement={"agentLabels": {"k" * 318: "v"}}),
+    ),
     Case("metadata.name must have at most 63", tier_set(name="n" * 63), tier_set(name="n" * 64)),
     Case("every tier in spec.tiers", tier_set(*TWO), tier_set(tier("near"), tier("far"))),
     Case("spec.topKTiers must", tier_set(*TWO, topKTiers=2), tier_set(*TWO, topKTiers=3)),
@@ -106,6 +111,12 @@ CASES = [
         tier_set(tier(placement="Warm"), tier("far", id=1)),
         tier_set(tier(id=7)),
         old=tier_set(tier()),
+    ),
+    Case(
+        "a tier that takes over the id",
+        tier_set(tier("renamed"), tier("near", id=1)),
+        tier_set(tier("renamed", groups=8)),
+        old=tier_set(tier("other"), tier("far", id=2)),
     ),
     Case(
         "spec.routingSeed can't",
