@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
+from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.proto.v1.error_pb2 import ErrorDetail
 from lite_llm.proto.v1.generate_pb2 import (
     GenerateEvent,
@@ -19,6 +21,7 @@ from lite_llm.proto.v1.generate_pb2 import (
     StreamRequest,
     StreamRequests,
 )
+from lite_llm.wire.multiplexed import BATCH_BYTES, MOST_BYTES
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import AgentAsyncStub
@@ -52,7 +55,8 @@ class Line:
     ) -> Iterator[Generation]:
         """Sends ``first``; what is not over at the end of the block is withdrawn.
 
-        ``on_over`` is called when the last event has come, whether or not it was read.
+        ``on_over`` is called when the last event has come, whether or not it was read. Raises
+        :class:`InvalidRequest` for what is too large to be sent.
         """
         generation = Generation(self, first, on_over)
         try:
@@ -89,6 +93,10 @@ class Generation:
     def __init__(
         self, line: Line, first: GenerateRequest, on_over: Callable[[], None] | None = None
     ) -> None:
+        if (size := first.ByteSize()) > MOST_BYTES:  # it would end the line for all others
+            raise InvalidRequest(
+                f"the request has {size} bytes", remedy=f"send {MOST_BYTES} at most"
+            )
         self._line = line
         self._first = first
         self._on_over = on_over or (lambda: None)
@@ -142,7 +150,9 @@ class _Call:
         self.is_over = False
         self._streams: dict[int, _Stream] = {}
         self._numbers = count()
-        self._asked = StreamRequests()
+        self._asked: deque[StreamRequests] = deque()
+        self._num_bytes = 0
+        """Of the last message that is to be sent."""
         self._has_asked = asyncio.Event()
         self._call = stub.GenerateMany(self._requests())
         self._reading = asyncio.create_task(self._read(self._call))
@@ -154,9 +164,15 @@ class _Call:
         return stream
 
     def ask(self, request: StreamRequest) -> None:
-        if not self.is_over:
-            self._asked.requests.append(request)
-            self._has_asked.set()
+        if self.is_over:
+            return
+        size = request.ByteSize()
+        if not self._asked or self._num_bytes + size > BATCH_BYTES:
+            self._asked.append(StreamRequests())
+            self._num_bytes = 0
+        self._asked[-1].requests.append(request)
+        self._num_bytes += size
+        self._has_asked.set()
 
     def forget(self, number: int) -> None:
         self._streams.pop(number, None)
@@ -166,10 +182,10 @@ class _Call:
 
     async def _requests(self) -> AsyncIterator[StreamRequests]:
         while True:
-            await self._has_asked.wait()
+            while self._asked:
+                yield self._asked.popleft()
             self._has_asked.clear()
-            asked, self._asked = self._asked, StreamRequests()
-            yield asked
+            await self._has_asked.wait()
 
     async def _read(self, call: grpc.aio.StreamStreamCall[StreamRequests, StreamEvents]) -> None:
         broken: grpc.aio.AioRpcError | None = None

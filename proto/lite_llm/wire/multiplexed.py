@@ -10,9 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
-from lite_llm.contracts.errors import NoAgent
+from lite_llm.contracts.errors import InvalidRequest, NoAgent
 from lite_llm.proto.v1.generate_pb2 import (
     GenerateEvent,
     GenerateRequest,
@@ -21,10 +22,13 @@ from lite_llm.proto.v1.generate_pb2 import (
     StreamRequest,
     StreamRequests,
 )
+from lite_llm.wire.endpoints import MAX_MESSAGE_BYTES
 from lite_llm.wire.failures import detail_of, own
 
 WINDOW = 256 << 10  # bytes of one stream that its client has not read: then the stream waits
 BATCH_BYTES = 1 << 20  # of one message, give or take an event
+MOST_BYTES = MAX_MESSAGE_BYTES - (1 << 10)
+"""Of what one stream says at a time: a message that gRPC refuses would end all streams."""
 
 Generate = Callable[[AsyncIterator[GenerateRequest], Any], AsyncIterator[GenerateEvent]]
 """A servicer's method; of a context it may use ``add_done_callback``."""
@@ -107,6 +111,8 @@ class _Call:
                 if stream is None:
                     stream = self._streams[request.stream] = _Stream()
                     stream.task = asyncio.create_task(self._run(request.stream, stream))
+                    # A task that is cancelled before its first step runs none of its own blocks.
+                    stream.task.add_done_callback(partial(self._ended, request.stream, stream))
                 stream.requests.put_nowait(request.request)
             case "taken" if stream is not None:
                 stream.taken(request.taken)
@@ -126,13 +132,19 @@ class _Call:
             if stream.is_closed:
                 return  # nobody listens
             self._say(StreamEvent(stream=number, failed=detail_of(own(error))))
-        finally:
-            del self._streams[number]
-            stream.over()
-            self._changed.set()
+
+    def _ended(self, number: int, stream: _Stream, _: asyncio.Task[None]) -> None:
+        del self._streams[number]
+        stream.over()
+        self._changed.set()
 
     def _say(self, event: StreamEvent) -> None:
-        size = event.ByteSize()
+        if (size := event.ByteSize()) > MOST_BYTES:
+            raise InvalidRequest(
+                f"the answer has a part of {size} bytes, of {MOST_BYTES} at most",
+                where="sampling",
+                remedy="ask for fewer logprobs, or with a shorter prompt",
+            )
         if not self._ready or self._num_bytes + size > BATCH_BYTES:
             self._ready.append(StreamEvents())
             self._num_bytes = 0

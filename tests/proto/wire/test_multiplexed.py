@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from lite_llm.contracts.errors import Corrupt, Overloaded
+from lite_llm.contracts.errors import Corrupt, InvalidRequest, Overloaded
 from lite_llm.proto.v1.agent_pb2_grpc import (
     AgentServicer,
     AgentStub,
@@ -28,6 +28,7 @@ from lite_llm.proto.v1.generate_pb2 import (
     TokenChunk,
 )
 from lite_llm.wire import Line, Multiplexed, Refused, at_end_of, error_of, open_channel, serving
+from lite_llm.wire.endpoints import MAX_MESSAGE_BYTES
 from lite_llm.wire.multiplexed import WINDOW
 
 SOON = 20.0
@@ -56,6 +57,8 @@ class Counting(AgentServicer):
             case "wait":
                 yield event(0)
                 await asyncio.Event().wait()
+            case "huge":
+                yield GenerateEvent(tokens=TokenChunk(text=" " * MAX_MESSAGE_BYTES))
             case "until cancelled":
                 assert (await anext(request_iterator)).HasField("cancel")
                 yield event(7)
@@ -185,6 +188,45 @@ async def test_a_slow_reader_holds_back_only_itself() -> None:
             assert await read(line, str(MANY), "fast") == list(range(MANY))
             assert service.said["slow"] < MANY / 2
             assert [each.sequence async for events in slow for each in events] == list(range(MANY))
+
+
+async def test_a_herd_of_large_requests_breaks_no_line() -> None:
+    async with served(made()) as line:
+        prompts = [f"{n:0{1 << 20}}" for n in range(40)]  # of a megabyte each, in one moment
+        with ExitStack() as all_of_them:
+            generations = [
+                all_of_them.enter_context(line.generation(asking("0", prompt)))
+                for prompt in prompts
+            ]
+            assert [[each async for each in generation] for generation in generations] == [[]] * 40
+
+
+@pytest.mark.parametrize("is_answer", [True, False])
+async def test_what_is_too_large_for_a_message_ends_its_own_stream(is_answer: bool) -> None:
+    async with served(made()) as line:
+        with line.generation(asking("wait")) as other:
+            events = aiter(other)
+            await anext(events)
+            call = line.opened()
+            with pytest.raises(Refused if is_answer else InvalidRequest):
+                await read(
+                    line, "huge" if is_answer else "0", "" if is_answer else "x" * MAX_MESSAGE_BYTES
+                )
+            assert await read(line, "3") == [0, 1, 2]
+            assert line.opened() is call
+
+
+async def test_what_is_withdrawn_before_it_begins_is_forgotten() -> None:
+    service = made()
+    async with served(service) as line:
+        call = line.opened()
+        assert call is not None
+        for _ in range(3):
+            with line.generation(asking("3")):
+                pass  # both go in one message
+        assert await read(line, "3") == [0, 1, 2]
+        service.many.close()
+        await until(lambda: call.is_over)  # as soon as no stream is left
 
 
 async def test_one_can_let_all_come_and_hear_of_the_end_without_reading() -> None:
