@@ -13,7 +13,7 @@ from lite_llm.contracts.errors import InvalidSettings
 from lite_llm.telemetry import Metrics, Program, names, render
 
 ROLE = "operator"
-STUCK_SECONDS = 120.0  # an object that waits so long for a worker says that no worker works
+STUCK_SECONDS = 120.0  # far longer than any one look: its requests have deadlines
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Health:
     is_started: bool = False
     """It leads and watches, or knows that another leads."""
     is_leading: bool = False
-    oldest_seconds: Callable[[], float] = lambda: 0.0
-    """How long the object that has waited longest waits."""
+    stuck_seconds: Callable[[], float] = lambda: 0.0
+    """For how long objects have waited while no worker took any."""
     num_waiting: Callable[[], int] = lambda: 0
     heard: dict[str, float] = field(default_factory=dict)
     """When a watch last told something, in seconds of the monotonic clock."""
@@ -48,8 +48,8 @@ def make_app(health: Health) -> web.Application:
     """``/healthz``: it gets on. ``/readyz``: it works, or stands by for another that does."""
 
     async def healthz(request: web.Request) -> web.Response:
-        if (seconds := health.oldest_seconds()) > STUCK_SECONDS:
-            text = f"an object has waited for {seconds:.0f} s\n"
+        if (seconds := health.stuck_seconds()) > STUCK_SECONDS:
+            text = f"no object was looked at for {seconds:.0f} s\n"
             return web.Response(status=503, text=text)
         return web.Response(text="ok\n")
 

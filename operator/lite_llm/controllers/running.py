@@ -135,8 +135,8 @@ async def _work(
     """List, watch and reconcile, for ever."""
     objects, facts = Objects(), Facts()
     bell: Wakeups[ResourceName] = Wakeups(pace_seconds=settings.pace_seconds)
-    health.oldest_seconds, health.num_waiting = (
-        lambda: bell.oldest_seconds,
+    health.stuck_seconds, health.num_waiting = (
+        lambda: bell.stuck_seconds,
         lambda: bell.num_waiting,
     )
     reconciler = Reconciler(

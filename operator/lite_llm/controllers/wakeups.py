@@ -32,6 +32,8 @@ class Wakeups(Generic[K]):
         self._resting: dict[K, bool] = {}
         """Keys being looked at or paced, and whether they rang since."""
         self._failures: dict[K, int] = {}
+        self._taken = monotonic()
+        """When a worker last took a key."""
         self._bell = asyncio.Event()
 
     def ring(self, keys: Iterable[K]) -> None:
@@ -54,9 +56,10 @@ class Wakeups(Generic[K]):
         return not self._waiting and not self._resting
 
     @property
-    def oldest_seconds(self) -> float:
-        """How long the one that has waited longest for a worker waits; 0 if none does."""
-        return monotonic() - next(iter(self._waiting.values())) if self._waiting else 0.0
+    def stuck_seconds(self) -> float:
+        """For how long some wait and no worker takes any; 0 if none waits."""
+        oldest = next(iter(self._waiting.values()), None)
+        return 0.0 if oldest is None else monotonic() - max(oldest, self._taken)
 
     async def serve(
         self, look: Callable[[K], Awaitable[float | None]], *, workers: int = 1
@@ -77,6 +80,7 @@ class Wakeups(Generic[K]):
                 await self._bell.wait()
             key = next(iter(self._waiting))
             del self._waiting[key]
+            self._taken = monotonic()
             self._resting[key] = False
             rest, delay = self._pace_seconds, None
             try:

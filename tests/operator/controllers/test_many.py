@@ -93,5 +93,5 @@ async def test_probes_tell_what_is_wrong() -> None:
         assert (await status("/healthz"), await status("/readyz")) == (200, 503)
         health.is_started = True
         assert await status("/readyz") == 200, "a standby is ready"
-        health.oldest_seconds = lambda: 1000.0
+        health.stuck_seconds = lambda: 1000.0
         assert await status("/healthz") == 503

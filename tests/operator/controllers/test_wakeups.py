@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 
 from lite_llm.controllers.wakeups import Wakeups
 
@@ -117,10 +118,25 @@ async def test_a_look_may_ask_for_another() -> None:
         await wait_for(lambda: looks == 2)
 
 
-async def test_it_tells_how_long_one_has_waited() -> None:
+async def test_it_is_stuck_if_some_wait_and_none_is_taken() -> None:
     bell: Wakeups[str] = Wakeups()
-    assert bell.oldest_seconds == 0.0
+    assert bell.stuck_seconds == 0.0
     bell.ring(["a"])
     await asyncio.sleep(0.02)
     bell.ring(["a", "b"])
-    assert bell.oldest_seconds >= 0.02
+    assert bell.stuck_seconds >= 0.02
+
+
+async def test_a_long_queue_that_moves_is_not_stuck() -> None:
+    bell: Wakeups[str] = Wakeups(pace_seconds=60.0)
+    ahead: list[float] = []  # by how much the queue is older than it is stuck
+    began = monotonic()
+
+    async def look(key: str) -> None:
+        await asyncio.sleep(0.01)
+        ahead.append(monotonic() - began - bell.stuck_seconds)
+
+    bell.ring(map(str, range(50)))
+    async with served(bell, look):
+        await wait_for(lambda: bell.num_waiting == 0)
+    assert ahead[-1] > 0.25
