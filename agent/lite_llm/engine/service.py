@@ -13,6 +13,7 @@ import structlog
 
 from lite_llm.contracts import ModelRef, ModelState, TierSet
 from lite_llm.contracts.errors import Cancelled, InvalidRequest, LiteLLMError, NoAgent
+from lite_llm.contracts.tiers import Medium
 from lite_llm.engine.compute_thread import ComputeThread
 from lite_llm.engine.device import opened
 from lite_llm.engine.model import arriving_model
@@ -29,7 +30,7 @@ from lite_llm.wire import (
     ref_to_proto,
     start_of,
 )
-from lite_llm.wire.values import state_to_proto, tier_set_from_proto
+from lite_llm.wire.values import medium_to_proto, state_to_proto, tier_set_from_proto
 
 if TYPE_CHECKING:
     from lite_llm.proto.v1.agent_pb2_grpc import _ServicerContext
@@ -140,7 +141,9 @@ class WorkerService(AgentServicer):
         layers: dict[int, agent_pb2.ExpertMapLayer] = {}
         for number, tier, media in served.expert_media():
             layer = layers.setdefault(number, agent_pb2.ExpertMapLayer(layer=number))
-            layer.tiers.add(tier=tier, media=media)
+            layer.tiers.add(
+                tier=tier, media=bytes(medium_to_proto(Medium(medium)) for medium in media)
+            )
         model = ref_to_proto(self._ref) if self._ref else None
         return agent_pb2.ExpertMap(model=model, layers=[layers[n] for n in sorted(layers)])
 

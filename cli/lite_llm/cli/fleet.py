@@ -75,11 +75,12 @@ def models_table(models: Sequence[Fields], held: Mapping[str, int]) -> Renderabl
         reference = model["spec"]["ref"]
         full = f"{reference['namespace']}/{reference['name']}"
         name = reference["name"] if reference["namespace"] == DEFAULT_NAMESPACE else full
+        desired = model.get("scaling", {}).get("desired", 0)
         serving = sum(_state(each) in _SERVING for each in model.get("residencies", ()))
         table.add_row(
             Text(name),
             Text(state, style=_COLOURS.get(state, "")),
-            f"{serving} of {model.get('scaling', {}).get('desired', 0)}",
+            f"{serving} of {desired}" if serving < desired else str(serving),
             str(held.get(full, 0)),
             Text(why(model)),
         )

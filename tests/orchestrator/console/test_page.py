@@ -57,7 +57,7 @@ async def test_fleet_is_live(
         media=[MediumStatus(medium=Medium.MEDIUM_DRAM, capacity_bytes=8 << 30, used_bytes=2 << 30)],
     )
     await page.goto(f"http://{orchestrator.http_address}/console")
-    await expect(page.locator("#line")).to_have_text("live, 1 agents, 1 models", timeout=SOON)
+    await expect(page.locator("#line")).to_have_text("live, 1 agent, 1 model", timeout=SOON)
     card = page.locator("article[data-node=stub]")
     await expect(card).to_contain_text("2.0 GiB of 8.0 GiB")
     row = page.locator("tr[data-model=tiny]")

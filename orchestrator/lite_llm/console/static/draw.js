@@ -48,7 +48,7 @@ export function drawModels(body, view, chosen) {
     return element("tr", { "data-model": name, tabindex: "0", "aria-selected": String(name === chosen) },
       element("td", {}, name),
       element("td", {}, element("span", { class: `chip ${state}` }, state)),
-      number(`${active} of ${wanted}`),
+      number(active < wanted ? `${active} of ${wanted}` : String(active)),
       number(sum(model, "running_requests")), number(sum(model, "waiting_requests")),
       number(view.held[`${model.spec.ref.namespace}/${model.spec.ref.name}`] ?? 0),
       element("td", {}, why(model)));
@@ -83,21 +83,26 @@ export function drawStarts(place, model) {
 export function drawExperts(place, map) {
   const layers = map?.layers ?? [];
   if (!layers.length) return place.replaceChildren(empty("no experts, or none of them lies on an agent that serves"));
-  const counts = {};
+  const counts = {}, widths = new Map();
   const rows = layers.map((layer) => {
     const tiers = (layer.tiers ?? []).map((tier) => {
       const cells = [...atob(tier.media ?? "")].map((byte, index) => {
         const name = MEDIA[byte.charCodeAt(0)] ?? "unspecified";
         counts[name] = (counts[name] ?? 0) + 1;
-        return element("i", { class: name, title: `${tier.tier} ${index}: ${MEDIUM_WORDS[name]}` });
+        return element("i", { class: name, title: `layer ${layer.layer ?? 0}, ${tier.tier} ${index}: ${MEDIUM_WORDS[name]}` });
       });
+      widths.set(tier.tier, Math.max(cells.length, widths.get(tier.tier) ?? 0));
       return element("div", { class: "cells" }, ...cells);
     });
     return element("div", { class: "layer" }, element("span", {}, String(layer.layer ?? 0)), ...tiers);
   });
+  const shares = `2.2rem ${[...widths.values()].map((width) => `minmax(3.2rem, ${width}fr)`).join(" ")}`;
+  const titles = element("div", { class: "layer" }, element("span", {}, "layer"),
+    ...[...widths.keys()].map((tier) => element("b", {}, tier)));
+  for (const row of [titles, ...rows]) row.style.gridTemplateColumns = shares;
   const legend = Object.entries(counts).flatMap(([name, count]) =>
     [element("i", { class: name }), `${MEDIUM_WORDS[name]} ${count}`]);
-  place.replaceChildren(...rows, element("p", { class: "legend" }, `${map.node ?? ""}`, ...legend));
+  place.replaceChildren(titles, ...rows, element("p", { class: "legend" }, `on ${map.node ?? ""}:`, ...legend));
 }
 
 export function drawScores(place, explanation) {

@@ -3,6 +3,7 @@ import { ask, asked, events, useKey } from "/console/line.js";
 import * as draw from "/console/draw.js";
 import { playground } from "/console/playground.js";
 import { View } from "/console/view.js";
+import { counted } from "/console/words.js";
 
 const EXPERTS_MS = 2000;
 const RETRY_MS = 2000;
@@ -15,6 +16,7 @@ function redraw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
+    if (view.models.size && !view.models.has(chosen)) choose(view.sortedModels()[0][0]);
     draw.drawAgents(at("agents"), view);
     draw.drawModels(at("models").tBodies[0], view, chosen);
     draw.drawChoices(at("try-model"), view);
@@ -41,7 +43,7 @@ async function follow() {
       for await (const { event, data } of events(answer)) {
         if (event === "view") view.saw(JSON.parse(data));
         if (event === "held") view.held = JSON.parse(data);
-        line(`live, ${view.agents.size} agents, ${view.models.size} models`, "live");
+        line(`live, ${counted(view.agents.size, "agent")}, ${counted(view.models.size, "model")}`, "live");
         redraw();
       }
       line("the orchestrator ended the line", "lost");
@@ -71,16 +73,17 @@ async function look() {
   }
 }
 
-function choose(row) {
-  if (!row) return;
-  chosen = row.dataset.model === chosen ? null : row.dataset.model;
+function choose(model) {
+  if (!model || model === chosen) return;
+  chosen = model;
   redraw();
   look();
 }
 
-at("models").addEventListener("click", (event) => choose(event.target.closest("tr[data-model]")));
+const modelAt = (event) => event.target.closest("tr[data-model]")?.dataset.model;
+at("models").addEventListener("click", (event) => choose(modelAt(event)));
 at("models").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") choose(event.target.closest("tr[data-model]"));
+  if (event.key === "Enter") choose(modelAt(event));
 });
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

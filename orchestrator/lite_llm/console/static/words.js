@@ -14,9 +14,17 @@ export function table(titles, rows) {
     const number = typeof value === "number";
     return element("td", number ? { class: "number" } : {}, number ? rounded(value) : value);
   };
+  const title = (words, column) => {
+    const number = rows.some((row) => typeof row[column] === "number");
+    return element("th", number ? { class: "number" } : {}, words);
+  };
   return element("table", {},
-    element("thead", {}, element("tr", {}, ...titles.map((title) => element("th", {}, title)))),
+    element("thead", {}, element("tr", {}, ...titles.map(title))),
     element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map(cell)))));
+}
+
+export function counted(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
 export function rounded(value) {
