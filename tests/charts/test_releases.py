@@ -184,7 +184,7 @@ def test_what_clouds_get_passes_admission(
     before = objects(plane)
     values = yaml.safe_load((CHART / f"values-{cloud}.yaml").read_text())
     released = config.install(CHART, "lite-llm", values, dry_run="server")
-    command = [find_program("kubectl", remedy="install it"), f"--kubeconfig={plane.kubeconfig}"]
+    command = [find_program("kubectl", remedy="run make setup"), f"--kubeconfig={plane.kubeconfig}"]
     command += ["apply", "--server-side", "--dry-run=server", f"-n={space}", "-f", "-"]
     applied = subprocess.run(
         command, input=released["manifest"], capture_output=True, text=True, check=False

@@ -74,6 +74,18 @@ class Cluster:
                 f"{plural}.{GROUP} can't be listed: {_words(error)}", where="API server"
             ) from error
 
+    async def defines(self, plural: Plural) -> bool:
+        """Whether the API server knows of a kind; True where it can't be asked."""
+        try:
+            told = await self._objects.get_api_resources(
+                GROUP, VERSION, _request_timeout=REQUEST_SECONDS
+            )
+        except client.ApiException as error:
+            return bool(error.status != 404)
+        except (aiohttp.ClientError, TimeoutError):
+            return True
+        return any(each.name == plural for each in told.resources)
+
     async def patch(self, name: ResourceName, patch: Patch, *, status: bool) -> Body | None:
         """The object as it is then; None if it is gone, :class:`Conflict` if another was faster."""
         ask = (
@@ -158,7 +170,7 @@ class Cluster:
                     *where, lease, _request_timeout=REQUEST_SECONDS
                 )
         except client.ApiException as error:
-            if error.status in _LOST:
+            if error.status in (404, *_LOST):  # 404: it was deleted, so that any may make it anew
                 raise Conflict(f"the lease {metadata['name']} went to another") from error
             raise
         return answer

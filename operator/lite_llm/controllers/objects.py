@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 
 from lite_llm.controllers.specs import MODELS, TIER_SETS, Body, Plural, ResourceName
 
+REMEMBERED = 10_000  # ends of objects; only those of the last seconds can matter
+
 
 class Objects:
     """Of each object the newest view, whichever way it came."""
@@ -13,6 +15,8 @@ class Objects:
     def __init__(self) -> None:
         self._bodies: dict[ResourceName, Body] = {}
         self._users: dict[ResourceName, set[ResourceName]] = {}
+        self._gone: dict[str, None] = {}
+        """Uids, which none has again: a list or an answer from before an end may come after it."""
 
     def __iter__(self) -> Iterator[ResourceName]:
         return iter(list(self._bodies))
@@ -32,6 +36,8 @@ class Objects:
         """``body`` was told; names of all whose status it may change."""
         name = ResourceName.of(plural, body)
         before = self._bodies.get(name)
+        if body["metadata"]["uid"] in self._gone:
+            return set()
         if before is not None and not _is_newer(body, before):
             return set()
         self._bodies[name] = body
@@ -41,6 +47,9 @@ class Objects:
         """The object exists no more; names of all whose status that may change."""
         name = ResourceName.of(plural, body)
         before = self._bodies.get(name)
+        self._gone[body["metadata"]["uid"]] = None
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
         if before is None or before["metadata"]["uid"] != body["metadata"]["uid"]:
             return set()  # another of its name came since
         del self._bodies[name]

@@ -68,10 +68,15 @@ async def running(settings: OperatorSettings, store: Store) -> AsyncIterator[Hea
 
 
 async def release_all(settings: OperatorSettings) -> None:
-    """Take our finalizer off every object, for when no operator will be there to do it."""
+    """Take our finalizer off every object, for when no operator will be there to do it.
+
+    A kind whose definition is gone has no objects; the other's wait for us all the same.
+    """
     count = 0
     async with open_cluster(settings.kubeconfig, namespaces=settings.namespaces) as cluster:
         for plural in KINDS:
+            if not await cluster.defines(plural):
+                continue
             for body in await cluster.list(plural):
                 if patch := finalizer_patch(body, wanted=False):
                     await cluster.patch(ResourceName.of(plural, body), patch, status=False)

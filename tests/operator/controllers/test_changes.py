@@ -141,6 +141,17 @@ def test_older_news_of_an_object_changes_nothing() -> None:
     assert NAME not in objects
 
 
+def test_news_from_before_an_objects_end_do_not_bring_it_back() -> None:
+    objects = Objects()
+    objects.seen(MODELS, body(3))
+    assert objects.gone(MODELS, body(4)) == {NAME}
+    assert objects.seen(MODELS, body(3)) == set(), "a list that was asked for before it went"
+    assert objects.get(NAME) is None
+    objects.seen(MODELS, body(5, uid="v"))
+    assert objects.seen(MODELS, body(4)) == set()
+    assert objects.get(NAME) == body(5, uid="v"), "another of its name is another"
+
+
 def test_models_and_their_tier_sets_ring_for_each_other() -> None:
     objects = Objects()
     tiers = body()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.operator.conftest import Api, resource, wait_until
 
-from lite_llm.contracts.errors import InvalidSettings, LeaseLost
+from lite_llm.contracts.errors import Conflict, InvalidSettings, LeaseLost
 from lite_llm.contracts.keyspace import MODELS
 from lite_llm.controllers import LeaseSettings, OperatorSettings, running
 from lite_llm.controllers.cluster import Cluster, open_cluster
@@ -137,6 +137,19 @@ async def test_who_is_deposed_ends(api: Api, kubeconfig: str, store: MemoryStore
         await work()
     assert ended.group_contains(LeaseLost)
     assert await holder(api) == "somebody else"
+
+
+async def test_without_its_lease_nobody_leads_on(api: Api, kubeconfig: str) -> None:
+    """Whoever finds none may make one at once: its holder's next renewal is a conflict."""
+    async with (
+        open_cluster(kubeconfig) as cluster,
+        leading(cluster, lease("a", 60.0), on_standby=lambda: None),
+    ):
+        held = await cluster.lease("default", "lite-llm-operator")
+        assert held is not None
+        await api.request("DELETE", LEASE)
+        with pytest.raises(Conflict):
+            await cluster.write_lease(held)
 
 
 async def test_a_standby_is_ready_and_does_nothing(

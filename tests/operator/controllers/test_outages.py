@@ -29,6 +29,7 @@ async def test_started_before_its_definitions_and_through_a_restart(
     api = Api(control_plane)
     orphan = key_of(ModelKey(ModelRef("default", "orphan")))
     await store.put(orphan, b"{}")
+    await release_all(settings(str(control_plane.kubeconfig)))  # nothing is defined: nothing to do
 
     async def define_later() -> None:
         await asyncio.sleep(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lite_llm.metastore import MemoryStore
 from lite_llm.proto.v1 import agent_pb2, model_pb2
 from lite_llm.testing.control_plane import ApiError, ControlPlane
 from lite_llm.testing.custom_resources import RULES
+from lite_llm.testing.guard import find_program
 from lite_llm.wire import dumps
 
 EXAMPLES = sorted((REPO / "docs" / "examples").glob("*.yaml"))
@@ -26,10 +26,7 @@ EXAMPLES = sorted((REPO / "docs" / "examples").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def kubectl_program() -> str:
-    found = shutil.which("kubectl")
-    if found is None:
-        pytest.skip("kubectl is not installed")
-    return found
+    return find_program("kubectl", remedy="run make setup, or install kubernetes-client")
 
 
 class Kubectl:
