@@ -18,7 +18,7 @@ from lite_llm.contracts.errors import InvalidRequest
 from lite_llm.dispatch import Dispatcher, Orders
 from lite_llm.gateway.authentication import tenant_of
 from lite_llm.gateway.fleet import difference, is_empty
-from lite_llm.gateway.model_list import check_sees, model_named
+from lite_llm.gateway.model_list import model_named, seen
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.proto.v1.generate_pb2 import GenerateStart, TokenIds
 from lite_llm.telemetry import Metrics, names
@@ -46,6 +46,7 @@ class Fleet:
         self._orders = orders
         self._views = views
         self._watches: set[asyncio.Task[None]] = set()
+        self._is_over = False
         self._held = metrics.registry.restricted_registry([names.HELD_REQUESTS.name])
 
     async def whole(self, request: web.Request) -> web.Response:
@@ -68,14 +69,16 @@ class Fleet:
         telling = asyncio.create_task(self._tell(response))
         self._watches.add(telling)
         try:
-            await asyncio.wait([telling])
+            if not self._is_over:
+                await asyncio.wait([telling])
         finally:
             telling.cancel()
             self._watches.discard(telling)
         return response
 
-    async def end_watches(self, app: web.Application) -> None:
+    def end_watches(self) -> None:
         """Watches have no end of their own, and would use up the grace of a server that stops."""
+        self._is_over = True
         for telling in self._watches:
             telling.cancel()
 
@@ -84,11 +87,11 @@ class Fleet:
         tenant = tenant_of(request)
         model = model_named(_asked(request, "model"))
         tokens = request.query.getall("token", [])
-        if not all(token.isdecimal() and int(token) < 1 << 32 for token in tokens):
+        if not all(_is_token(token) for token in tokens):
             raise InvalidRequest(
                 "a token is no number", where="token", remedy="give ids below 2**32"
             )
-        check_sees(tenant, model)
+        model = seen(self._views.value, model, tenant)
         ids = TokenIds(ids=map(int, tokens))
         start = GenerateStart(model=ref_to_proto(model), token_ids=ids, tenant=tenant.name)
         return web.json_response(_fields(self._dispatcher.explain(start)))
@@ -148,6 +151,10 @@ def _fields(message: Message) -> dict[str, Any]:
 
 def _event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def _is_token(text: str) -> bool:
+    return text.isdecimal() and len(text) <= len(str(1 << 32)) and int(text) < 1 << 32
 
 
 def _asked(request: web.Request, name: str) -> str:

@@ -7,6 +7,7 @@ from aiohttp import web
 from lite_llm.console.fleet import Fleet
 from lite_llm.console.page import Page
 from lite_llm.dispatch import Dispatcher, Orders
+from lite_llm.gateway.app import LEAVING
 from lite_llm.placement import ClusterView, Observed
 from lite_llm.telemetry import Metrics
 
@@ -31,4 +32,4 @@ def add_console(
             web.get("/console/{name}", page.get),
         ]
     )
-    app.on_shutdown.append(fleet.end_watches)
+    app[LEAVING].on_begin.append(fleet.end_watches)

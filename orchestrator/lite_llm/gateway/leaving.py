@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from lite_llm.contracts.errors import NoAgent
 
 RETRY_SECONDS = 1.0  # by then a balancer has found out
 
+ENDING_SECONDS = 1.0  # for what does not end when it is told to
 ARRIVING_SECONDS = 0.25  # for requests on lines that were opened just before the end
 
 
@@ -25,27 +27,35 @@ class Leaving:
     def __init__(self) -> None:
         self.has_begun = False
         """Lines are closed after the next answer on them."""
+        self.on_begin: list[Callable[[], None]] = []
+        """Called at the beginning of the end: for answers that have none of their own."""
+        self._over_at: float | None = None
+        """When no request has any time left, on the loop's clock."""
         self._scopes: set[asyncio.Timeout] = set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
     async def leave(self, grace_seconds: float) -> None:
-        """Returns when no request is left, of which those beyond the grace were ended: with 503 if
-        their clients were sent nothing, which clients answer by asking again."""
+        """Returns when no request is left, or those beyond the grace were ended: with 503 if their
+        clients were sent nothing, which clients answer by asking again."""
         self.has_begun = True
+        for call in self.on_begin:
+            call()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 await asyncio.sleep(ARRIVING_SECONDS)
                 await self._is_idle.wait()
-        now = asyncio.get_running_loop().time()
+        self._over_at = asyncio.get_running_loop().time()
         for scope in self._scopes:
-            scope.reschedule(now)
-        await self._is_idle.wait()
+            scope.reschedule(self._over_at)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_SECONDS):
+                await self._is_idle.wait()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Must lie within what words errors."""
-        scope = asyncio.timeout(None)
+        scope = asyncio.timeout_at(self._over_at)
         try:
             async with scope:
                 self._scopes.add(scope)

@@ -20,7 +20,6 @@ from lite_llm.tenants import Tenant
 __all__ = [
     "Models",
     "check_can",
-    "check_sees",
     "is_seen",
     "model_named",
     "name_of",
@@ -84,12 +83,6 @@ def seen(view: ClusterView, name: ModelRef, tenant: Tenant) -> ModelRef:
     if not tenant.sees(name) or (spec is not None and not tenant.is_among(spec.tenants)):
         raise not_found(name_of(name))
     return model
-
-
-def check_sees(tenant: Tenant, model: ModelRef) -> None:
-    """:class:`ModelNotFound` for a model that ``tenant`` must not see."""
-    if not tenant.sees(model):
-        raise not_found(str(model))
 
 
 def is_seen(view: ClusterView, name: ModelRef, tenant: Tenant) -> bool:

@@ -111,9 +111,9 @@ async def test_scores_with_every_term(
     assert set(told["weights"]) == {"alpha", "beta", "gamma", "delta"}
 
 
-async def test_a_watch_ends_with_the_server(settings: OrchestratorSettings, store: Store) -> None:
-    async with aiohttp.ClientSession() as http:
-        async with running(settings, store) as orchestrator:
+async def test_a_watch_uses_up_no_grace(settings: OrchestratorSettings, store: Store) -> None:
+    async with asyncio.timeout(20), aiohttp.ClientSession() as http:
+        async with running(replace(settings, grace_seconds=600.0), store) as orchestrator:
             answer = await http.get(f"http://{orchestrator.http_address}/lite-llm/v1/watch")
             await answer.content.readline()
         async with asyncio.timeout(10):
@@ -126,6 +126,7 @@ async def test_a_watch_ends_with_the_server(settings: OrchestratorSettings, stor
         ("/lite-llm/v1/scores", 400, "model is missing"),
         ("/lite-llm/v1/scores?model=tiny&token=x", 400, "a token is no number"),
         ("/lite-llm/v1/scores?model=tiny&token=99999999999", 400, "a token is no number"),
+        (f"/lite-llm/v1/scores?model=tiny&token={'9' * 5000}", 400, "a token is no number"),
         ("/lite-llm/v1/scores?model=none", 404, "none does not exist"),
         ("/lite-llm/v1/experts?model=none", 404, "does not exist"),
         ("/lite-llm/v1/experts?model=tiny&node=none", 404, "no agent 'none'"),
@@ -191,7 +192,7 @@ class TestWithKeys:
         return keyed
 
     async def test_only_administrators_see_the_fleet(
-        self, orchestrator: Orchestrator, model: ModelRef, agent: StubAgent
+        self, orchestrator: Orchestrator, store: Store, model: ModelRef, agent: StubAgent
     ) -> None:
         url = f"http://{orchestrator.http_address}"
         async with aiohttp.ClientSession(url) as http:
@@ -207,4 +208,16 @@ class TestWithKeys:
                 assert await status(f"/lite-llm/v1/{path}", "boss") == 200
             assert await status("/lite-llm/v1/scores?model=tiny", "acme") == 404
             assert await status("/lite-llm/v1/scores?model=tiny", "boss") == 200
+            for name, tenants in (("own", ["acme"]), ("others", ["umbra"])):
+                ref = ModelRef("team", name)
+                source = model_pb2.ModelSource(uri="file:///x")
+                spec = model_pb2.ModelSpec(ref=ref_to_proto(ref), source=source, tenants=tenants)
+                spec.aliases.append(f"{name}-alias")
+                await store.put(key_of(ModelKey(ref)), dumps(spec))
+            await agent.hold(model_pb2.ModelRef(namespace="team", name="own"))
+            async with asyncio.timeout(10):
+                while await status("/lite-llm/v1/scores?model=team/own-alias", "acme") != 200:  # noqa: ASYNC110  # of a server
+                    await asyncio.sleep(0.01)
+            for name in ("others", "others-alias"):
+                assert await status(f"/lite-llm/v1/scores?model=team/{name}", "acme") == 404
             assert await status("/console") == 200

@@ -10,8 +10,12 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from lite_llm.gateway.leaving import Leaving
 from lite_llm.metastore import Store
+from lite_llm.openai.failures import in_openai_shape
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart
 from lite_llm.testing.stub_agent import WORDS, StubAgent, saying
@@ -127,3 +131,41 @@ async def test_a_stream_beyond_the_grace_is_cut(door: Door, agent: StubAgent) ->
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
     await asyncio.wait_for(agent.withdrawn.wait(), SOON)
+
+
+async def test_nobody_begins_once_the_grace_is_over() -> None:
+    """Lines that are open take requests until the last answer; what ignores its end ends nobody."""
+    leaving, stuck, go_on = Leaving(), asyncio.Event(), asyncio.Event()
+
+    async def quick(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def slow(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError("it has no end")
+
+    async def stubborn(request: web.Request) -> web.Response:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stuck.set()
+            await go_on.wait()
+        raise AssertionError("it has no end")
+
+    app = web.Application(middlewares=[in_openai_shape, leaving.middleware])
+    app.router.add_get("/slow", slow)
+    app.router.add_get("/stubborn", stubborn)
+    app.router.add_get("/", quick)
+    http: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
+    async with asyncio.timeout(SOON), http:
+        await (await http.get("/")).read()  # on a line that stays open
+        first = asyncio.create_task(http.get("/stubborn"))
+        second = asyncio.create_task(http.get("/"))
+        await (await second).read()
+        ending = asyncio.create_task(leaving.leave(0.0))
+        await stuck.wait()
+        assert (await http.get("/slow")).status == 503
+        await ending
+        assert not first.done()
+        go_on.set()
+        assert (await first).status == 503
