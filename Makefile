@@ -1,5 +1,5 @@
 # Verbs of the house; `make help` lists them. Everything is installed into .venv, nothing else is asked of
-# the machine but Python 3.11+, make and git (and etcd, Prometheus and a browser, for which Debian's apt is asked where
+# the machine but Python 3.11+, make and git (and etcd, Prometheus, kubectl and a browser, for which Debian's apt is asked where
 # they are missing).
 
 PYTHON ?= python3
@@ -22,6 +22,7 @@ help: ## Show this list
 setup: $(VENV)/.installed ## Make .venv with every program, what tests compare with, and servers for tests
 	@tests/servers/debian.sh etcd-server etcd
 	@tests/servers/debian.sh prometheus prometheus promtool
+	@tests/servers/debian.sh kubernetes-client kubectl
 	@tests/servers/chromium.sh
 
 $(VENV)/.installed: pyproject.toml constraints.txt tests/servers/helm.txt
