@@ -44,10 +44,10 @@ proto: setup ## Generate the stubs from proto/
 	  --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
 reference: setup ## Write docs/reference anew from what the code declares
-	python docs/generate
+	python docs/generate/write_pages.py
 
 dashboards: setup ## Write the chart's dashboards anew from their code
-	python charts/dashboards
+	python charts/dashboards/write_boards.py
 
 fmt: setup ## Format the code
 	ruff format $(SOURCES)

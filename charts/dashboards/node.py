@@ -80,8 +80,10 @@ NODE = Board(
                     "Bytes of a phase over the time that it was busy: what the wire gives.",
                     (
                         Query(
-                            f"sum by (phase) (rate(lite_llm_load_phase_bytes_total{{{_HERE}}}{_RATE}))"
-                            f" / (sum by (phase) (rate(lite_llm_load_phase_seconds_total{{{_HERE}}}{_RATE})) > 0)",
+                            quiet(
+                                f"sum by (phase) (rate(lite_llm_load_phase_bytes_total{{{_HERE}}}{_RATE}))"
+                                f" / (sum by (phase) (rate(lite_llm_load_phase_seconds_total{{{_HERE}}}{_RATE})) > 0)"
+                            ),
                             "{{phase}}",
                         ),
                     ),

@@ -23,10 +23,10 @@ from lite_llm.agent.reports import Reporter
 from lite_llm.agent.service import AgentService
 from lite_llm.agent.settings import AgentSettings
 from lite_llm.agent.state_directory import claimed
-from lite_llm.metastore import Store
+from lite_llm.metastore import MeasuredStore, Store
 from lite_llm.proto.v1.agent_pb2 import DESCRIPTOR
 from lite_llm.proto.v1.agent_pb2_grpc import add_AgentServicer_to_server
-from lite_llm.telemetry import Metrics, Program, names
+from lite_llm.telemetry import Program, metrics_of
 from lite_llm.wire import serving
 
 SERVICE = DESCRIPTOR.services_by_name["Agent"].full_name
@@ -54,7 +54,8 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
     """
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(claimed(settings.state_directory))
-        changes, metrics = Changes(), Metrics(names.exported_by(Program.AGENT))
+        changes, metrics = Changes(), metrics_of(Program.AGENT)
+        store = MeasuredStore(store, metrics)
         declared, peers = Declared(store), Peers(store, settings)
         house, disks = await stack.enter_async_context(
             opened(settings, directory, changes, metrics, declared, peers.sharing)

@@ -10,7 +10,7 @@ from time import monotonic
 from aiohttp import web
 
 from lite_llm.contracts.errors import InvalidSettings
-from lite_llm.telemetry import Metrics, Program, names, render
+from lite_llm.telemetry import Metrics, Program, metrics_of, names, render
 
 ROLE = "operator"
 STUCK_SECONDS = 120.0  # far longer than any one look: its requests have deadlines
@@ -20,7 +20,7 @@ STUCK_SECONDS = 120.0  # far longer than any one look: its requests have deadlin
 class Health:
     """What the operator knows of itself; whoever learns something sets it."""
 
-    metrics: Metrics = field(default_factory=lambda: Metrics(names.exported_by(Program.OPERATOR)))
+    metrics: Metrics = field(default_factory=lambda: metrics_of(Program.OPERATOR))
     is_started: bool = False
     """It leads and watches, or knows that another leads."""
     is_leading: bool = False

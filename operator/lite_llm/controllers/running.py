@@ -28,7 +28,7 @@ from lite_llm.controllers.watching import (
     list_all,
     resync,
 )
-from lite_llm.metastore import Store
+from lite_llm.metastore import MeasuredStore, Store
 from lite_llm.telemetry import names
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,7 @@ async def running(settings: OperatorSettings, store: Store) -> AsyncIterator[Hea
     ``LeaseLost`` when another leads: a process runs one term and is then started anew.
     """
     health, started = Health(), asyncio.Event()
+    store = MeasuredStore(store, health.metrics)
 
     def start() -> None:
         health.is_started = True

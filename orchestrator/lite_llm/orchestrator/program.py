@@ -21,12 +21,12 @@ from lite_llm.dispatch import (
     switching,
 )
 from lite_llm.gateway import SERVICE, OrchestratorService, make_app, serving_http
-from lite_llm.metastore import Store
+from lite_llm.metastore import MeasuredStore, Store
 from lite_llm.orchestrator.settings import OrchestratorSettings
 from lite_llm.placement import Binder, watching
 from lite_llm.proto.v1.orchestrator_pb2_grpc import add_OrchestratorServicer_to_server
 from lite_llm.registry import ingesting
-from lite_llm.telemetry import Metrics, Program, names
+from lite_llm.telemetry import Program, metrics_of
 from lite_llm.tenants import Admission, open_keys
 from lite_llm.wire import serving
 
@@ -46,7 +46,8 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
     """An orchestrator while the block runs. It keeps nothing: all it knows is in ``store``."""
     async with AsyncExitStack() as house:
         keys = open_keys(settings.keys)
-        metrics = Metrics(names.exported_by(Program.ORCHESTRATOR))
+        metrics = metrics_of(Program.ORCHESTRATOR)
+        store = MeasuredStore(store, metrics)
         views = await house.enter_async_context(watching(store))
         agents = await house.enter_async_context(connecting(views, tls=settings.agent_tls))
         breakers = house.enter_context(breaking(views))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from time import monotonic
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,15 +17,21 @@ class Observed(Generic[T]):
     def __init__(self, value: T) -> None:
         self._value = value
         self._changed = asyncio.Event()
+        self._set_at = monotonic()
 
     @property
     def value(self) -> T:
         """What it is now."""
         return self._value
 
+    @property
+    def age_seconds(self) -> float:
+        """Since it was last set."""
+        return monotonic() - self._set_at
+
     def set(self, value: T) -> None:
         """Replace the value and wake everybody who waits."""
-        self._value = value
+        self._value, self._set_at = value, monotonic()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -2,6 +2,7 @@
 
 from lite_llm.metastore.election import Leadership, leading
 from lite_llm.metastore.lease import Lease
+from lite_llm.metastore.measured import MeasuredStore
 from lite_llm.metastore.memory import MemoryStore
 from lite_llm.metastore.opening import open_store
 from lite_llm.metastore.settings import StoreSettings, StoreTls
@@ -36,6 +37,7 @@ __all__ = [
     "Leadership",
     "Lease",
     "Listing",
+    "MeasuredStore",
     "MemoryStore",
     "Operation",
     "Put",

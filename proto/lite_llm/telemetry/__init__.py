@@ -2,6 +2,16 @@
 
 from lite_llm.telemetry import logs, names, traces, vllm_names
 from lite_llm.telemetry.kinds import Program
-from lite_llm.telemetry.metrics import Family, Metrics, render
+from lite_llm.telemetry.metrics import Family, Metrics, metrics_of, render
 
-__all__ = ["Family", "Metrics", "Program", "logs", "names", "render", "traces", "vllm_names"]
+__all__ = [
+    "Family",
+    "Metrics",
+    "Program",
+    "logs",
+    "metrics_of",
+    "names",
+    "render",
+    "traces",
+    "vllm_names",
+]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import metadata
 from itertools import product
 from threading import Lock
 from typing import Any, Generic, TypeVar, overload
@@ -20,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from lite_llm.telemetry import kinds, names
-from lite_llm.telemetry.kinds import Label, Metric
+from lite_llm.telemetry.kinds import Label, Metric, Program
 
 MAX_VALUES = 1000  # of one open label: a client that invents names can't fill the memory
 MAX_VALUE_LENGTH = 253  # characters; the longest name that is legal anywhere is a node's
@@ -148,3 +149,10 @@ def render(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
         encode = partial(openmetrics.generate_latest, escaping=openmetrics.ALLOWUTF8)
         content_type = openmetrics.CONTENT_TYPE_LATEST
     return encode(registry), content_type
+
+
+def metrics_of(program: Program) -> Metrics:
+    """Of one running program, with what is installed."""
+    metrics = Metrics(names.exported_by(program))
+    metrics[names.BUILD_INFO].labels(version=metadata.version("lite-llm")).set(1)
+    return metrics

@@ -263,12 +263,15 @@ RECONCILE_WAITING = Gauge(
 WATCH_LAST_EVENT_AGE_SECONDS = Gauge(
     "lite_llm_watch_last_event_age_seconds",
     "Time since a watch last heard from the metadata store.",
-    _ALL,
+    _OPERATOR | _ORCHESTRATOR,
     (Label("watch"),),
     "seconds",
 )
 LEASE_HELD = Gauge(
-    "lite_llm_lease_held", "1 while this process holds the role's lease, else 0.", _ALL, (ROLE,)
+    "lite_llm_lease_held",
+    "1 while this process holds the role's lease, else 0.",
+    _OPERATOR | _ORCHESTRATOR,
+    (ROLE,),
 )
 METADATA_RTT_SECONDS = Histogram(
     "lite_llm_metadata_rtt_seconds",

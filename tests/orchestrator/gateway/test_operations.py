@@ -8,11 +8,14 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lite_llm.contracts import ModelRef
 from lite_llm.contracts.errors import StoreUnavailable
 from lite_llm.metastore import Event, MemoryStore
 from lite_llm.orchestrator import OrchestratorSettings, running
 from lite_llm.placement import watcher
+from lite_llm.proto.v1.model_pb2 import MODEL_STATE_ACTIVE, MODEL_STATE_WARM
 from lite_llm.testing.stub_agent import StubAgent
+from lite_llm.wire import ref_to_proto
 
 
 class LateStore(MemoryStore):
@@ -98,3 +101,24 @@ async def test_what_does_not_exist_is_refused_in_openai_s_shape(
     assert (error["type"], error["code"]) == ("invalid_request_error", code)
     assert f"{method} {path}" in error["message"]
     assert (status == 405) == ("Allow" in response.headers)
+
+
+async def test_replicas_by_state_follow_the_view(
+    http: aiohttp.ClientSession, model: ModelRef, agent: StubAgent
+) -> None:
+    async def told() -> dict[str, float]:
+        text = await (await http.get("/metrics")).text()
+        return {
+            sample.labels["state"]: sample.value
+            for family in text_string_to_metric_families(text)
+            if family.name == "lite_llm_replicas"
+            for sample in family.samples
+        }
+
+    for state, word in ((MODEL_STATE_WARM, "warm"), (MODEL_STATE_ACTIVE, "active")):
+        await agent.hold(ref_to_proto(model), state)
+        for _ in range(1000):
+            if await told() == {word: 1.0}:
+                break
+            await asyncio.sleep(0.01)
+        assert await told() == {word: 1.0}

@@ -1,4 +1,4 @@
-"""Writes charts/lite-llm/dashboards: `python charts/dashboards`. With `--check` it only compares."""
+"""Writes charts/lite-llm/dashboards: `python charts/dashboards/write_boards.py`. With `--check` it only compares."""
 
 from __future__ import annotations
 
