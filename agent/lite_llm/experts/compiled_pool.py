@@ -10,6 +10,7 @@ expert lies in one row, as each array that they are given costs a third of a mic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from lite_llm.experts import policies_odds as odds
 from lite_llm.experts.policies import LRU, NEAREST, Floats, Ints, Policy
 from lite_llm.experts.pool import NOBODY, NONE, PROTECTED_VISITS, Outcome, Pool
+from lite_llm.kernels import cache
 
+_ROOM: Final = Path(__file__).resolve().parent
 _RULES: Final = {LRU.worth: 0, NEAREST.worth: 1}
 _LRU: Final = 0
 _LAST, _DECODE, _COUNT, _STAY, _USES, _LAYER, _SLOT, _RANK, _AGE, _BUCKET = range(10)
@@ -36,11 +39,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """Machine code from the first call on, kept for the next process where it can be."""
     compile_later: Any = njit
-    dispatcher: F
-    try:
-        dispatcher = compile_later(cache=True, error_model="numpy")(function)
-    except RuntimeError:  # numba's word for nothing being writable
-        dispatcher = compile_later(error_model="numpy")(function)
+    kept = cache.directory(_ROOM) is not None
+    dispatcher: F = compile_later(cache=kept, error_model="numpy")(function)
     return dispatcher
 
 

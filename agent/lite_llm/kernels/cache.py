@@ -1,10 +1,10 @@
 """Where machine code is kept between processes.
 
-numba compares a cached function with its own file only, but ours are inlined across files: here
-one stamp covers the whole room. The code lies in ``NUMBA_CACHE_DIR`` where that is set, else beside
-the sources, else, if those are read-only, with the user's caches; it is never kept where other
-users may write, for it is executed. Files are replaced whole, so that several processes may share
-them, and numba files them by processor.
+numba compares a cached function with its own file only, but ours take functions and constants from
+others: here one stamp covers a whole room. The code lies in ``NUMBA_CACHE_DIR`` where that is set,
+else beside the sources, else, if those are read-only, with the user's caches; it is never kept
+where other users may write, for it is executed. Files are replaced whole, so that several processes
+may share them, and numba files them by processor. Rooms above this one may keep theirs likewise.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from typing import Any
 from numba.core import caching
 
 _ROOM = Path(__file__).resolve().parent
+_kept_in: set[str] = set()
 
 
 @functools.cache
-def directory() -> Path | None:
+def directory(room: Path = _ROOM) -> Path | None:
     """The first candidate that can be written; None: each process compiles for itself."""
     xdg = os.environ.get("XDG_CACHE_HOME")
     user = Path(xdg) if xdg else Path("~").expanduser() / ".cache"
-    candidates = [_ROOM / "__pycache__", user / "lite-llm" / "kernels"]
+    candidates = [room / "__pycache__", user / "lite-llm" / room.name]
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
-        candidates = [Path(chosen) / "lite-llm-kernels"]
+        candidates = [Path(chosen) / f"lite-llm-{room.name}"]
     for candidate in candidates:
         try:
             candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,31 +44,34 @@ def directory() -> Path | None:
 
 
 @functools.cache
-def stamp() -> str:
-    """A digest of the room's sources."""
+def stamp(room: Path = _ROOM) -> str:
+    """A digest of a room's sources."""
     digest = hashlib.sha256()
-    for path in sorted(_ROOM.glob("*.py")):
+    for path in sorted(room.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 class _RoomLocator(caching._CacheLocator):
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], room: Path) -> None:
         self._line = function.__code__.co_firstlineno
+        self._room = room
+        _kept_in.add(str(directory(room)))
 
     def get_cache_path(self) -> str:
-        return str(directory())
+        return str(directory(self._room))
 
     def get_source_stamp(self) -> str:
-        return stamp()
+        return stamp(self._room)
 
     def get_disambiguator(self) -> str:
         return str(self._line)
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], source: str) -> _RoomLocator | None:
-        ours = Path(source).resolve().parent == _ROOM and directory() is not None
-        return cls(function) if ours else None
+        room = Path(source).resolve().parent
+        ours = room.parent == _ROOM.parent and directory(room) is not None
+        return cls(function, room) if ours else None
 
 
 _NumbasFiles = caching.IndexDataCacheFile
@@ -99,7 +103,7 @@ class _Files(_NumbasFiles):
 
 
 def _files(cache_path: str, filename_base: str, source_stamp: Any) -> Any:
-    kind: Any = _Files if cache_path == str(directory()) else _NumbasFiles
+    kind: Any = _Files if cache_path in _kept_in else _NumbasFiles
     return kind(cache_path, filename_base, source_stamp)
 
 

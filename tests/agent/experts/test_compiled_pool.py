@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 
+from lite_llm.experts import compiled_pool, policies_odds
 from lite_llm.experts.compiled_pool import CompiledPool
 from lite_llm.experts.policies import POLICIES, Ints, Policy
 from lite_llm.experts.pool import Pool
+from lite_llm.kernels.cache import directory, stamp
 
 LAYERS = (6, 9, 4)
 FIRST = (0, 6, 15, 19)
@@ -53,3 +59,15 @@ def test_both_decide_the_same(policy: Policy, num_slots: int) -> None:
     if plain.history.odds is not None and compiled.history.odds is not None:
         every = np.arange(FIRST[-1])
         assert (plain.history.odds.of(every) == compiled.history.odds.of(every)).all()
+
+
+def test_machine_code_is_kept_by_all_sources_that_its_constants_come_from() -> None:
+    room = Path(policies_odds.__file__).parent
+    loops: list[Any] = [
+        each for each in vars(compiled_pool).values() if isinstance(each, Dispatcher)
+    ]
+    assert len(loops) > 3
+    for loop in loops:
+        kept = loop._cache
+        assert kept._cache_file._source_stamp == stamp(room) != stamp()
+        assert kept.cache_path == str(directory(room))
