@@ -147,6 +147,14 @@ class DiskTier:
             log.warning("writing through failed", path=str(held.partial), error=str(error))
             await self._on_disk(held.abandon)
 
+    async def forget(self, held: CachedFile, chunks: range) -> None:
+        """These chunks turned out bad: they are written again, or the keeping ends."""
+        try:
+            await self._on_disk(held.forget, chunks)
+        except OSError as error:
+            log.warning("bad chunks can't be replaced", path=str(held.final), error=str(error))
+            await self._on_disk(held.abandon)
+
     async def let_go(self, held: CachedFile) -> None:
         """The inverse of :meth:`hold`; the moment to promote what is in demand."""
         async with self._changing:

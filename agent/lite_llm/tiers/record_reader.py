@@ -55,7 +55,7 @@ class RecordReader:
         self.kept: KeptChunks | None = None
         """To be let go of when no read is under way any more."""
         if disks is not None and loop is not None:
-            self.kept = KeptChunks(disks, reader, loop)
+            self.kept = KeptChunks(disks, reader, loop, patience)
         self._grids = {file.name: Chunks(file) for file in manifest.files}
         self._sources = sources
         self._reader = reader
