@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Status = Literal["True", "False", "Unknown"]
 MAX_MESSAGE = 2048  # characters; the schema allows more, but a person doesn't read more
+_REASON = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,1022}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ def with_conditions(
     """``before`` with what is ``told`` set; a transition time moves only when a status flips.
 
     ``now`` is an RFC 3339 time. Setting what is already set gives an equal list back, so that a
-    repeated reconciliation writes nothing; conditions that others wrote stay.
+    repeated reconciliation writes nothing; conditions that others wrote stay. A reason that the
+    schema would refuse, such as one in an agent's own words, becomes ``Other``.
     """
     known: dict[str, Mapping[str, Any]] = {each["type"]: each for each in before}
     for condition in told:
@@ -52,7 +55,7 @@ def with_conditions(
         known[condition.kind] = {
             "type": condition.kind,
             "status": condition.status,
-            "reason": condition.reason,
+            "reason": condition.reason if _REASON.fullmatch(condition.reason) else "Other",
             "message": condition.message[:MAX_MESSAGE],
             "lastTransitionTime": was["lastTransitionTime"] if was and is_same else now,
             "observedGeneration": generation,

@@ -39,7 +39,7 @@ _BEST_FIRST = (
     ModelState.INIT,
 )
 _PHASE = "LOAD_PHASE_"
-_MAX_WORDS, _MAX_TIERS = 1024, 256  # what the schema admits
+_MAX_WORDS, _MAX_TIERS, _MAX_NAME, _MAX_PATH = 1024, 256, 63, 16  # what the schema admits
 
 
 def model_status(body: Body, case: ModelCase, *, now: str, selector: str, url: str) -> Status:
@@ -108,7 +108,7 @@ def _tiers(held: list[Residency]) -> list[dict[str, Any]]:
     for each in held:
         for tier in each.tiers:
             if tier.medium in MEDIA:
-                at = (tier.tier, MEDIA[tier.medium])
+                at = (tier.tier[:_MAX_NAME], MEDIA[tier.medium])
                 agents[at] = agents.get(at, 0) + 1
                 experts[at] = max(experts.get(at, 0), tier.experts)
     return [
@@ -130,7 +130,7 @@ def _last_start(case: ModelCase) -> dict[str, Any] | None:
         if each.phase in generate_pb2.LoadPhase.values()
     }
     return {
-        "path": start.path,
+        "path": start.path[:_MAX_PATH],
         "agent": node,
         "at": datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "milliseconds": round(1000 * sum(phases.values())),

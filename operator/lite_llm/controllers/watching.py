@@ -139,7 +139,7 @@ async def _watch(
     on_found: Callable[[], None],
 ) -> bool:
     """Run kopf until ``stop`` is set; False at once if it does not find both of our kinds."""
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else it tells of every event
+    quiet_kopf()
     insights = Insights()
     kopf_task = asyncio.create_task(
         kopf.operator(
@@ -162,6 +162,19 @@ async def _watch(
         stop.set()
     await kopf_task
     return has_found
+
+
+def quiet_kopf() -> None:
+    """Spare the log a line of kopf's for every event, and its settings in every line."""
+    logger = logging.getLogger("kopf.objects")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(_without_settings)
+
+
+def _without_settings(record: logging.LogRecord) -> bool:
+    for name in ("settings", "k8s_skip"):
+        vars(record).pop(name, None)
+    return True
 
 
 def _registry(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import jsonpatch
+import kopf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from lite_llm.controllers.facts import Facts
 from lite_llm.controllers.objects import Objects
 from lite_llm.controllers.patches import FINALIZER, finalizer_patch, status_patch
 from lite_llm.controllers.specs import MODELS, TIER_SETS, ResourceName
+from lite_llm.controllers.watching import quiet_kopf
 from lite_llm.metastore import Deleted, Entry, Snapshot, SnapshotCause, Written
 from lite_llm.proto.v1 import agent_pb2, model_pb2
 from lite_llm.wire import dumps
@@ -206,3 +209,12 @@ def test_a_snapshot_is_all_there_is() -> None:
     assert facts.name_of(intent.key) == NAME
     assert facts.name_of("/lite-llm/v1/agents/n1") is None
     assert facts.observe(Written(entry("/lite-llm/v1/newer/thing", b""))) == set()
+
+
+def test_what_kopf_says_of_an_object_is_brief(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_kopf()
+    whole = {"settings": kopf.OperatorSettings(), "k8s_skip": True, "k8s_ref": {"name": "m"}}
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("kopf.objects").warning("Throttling", extra=whole)
+    (record,) = caplog.records
+    assert vars(record).keys() & whole.keys() == {"k8s_ref"}

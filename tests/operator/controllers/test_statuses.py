@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from lite_llm.controllers.statuses import model_status
 from lite_llm.proto.v1 import model_pb2
 from lite_llm.proto.v1.agent_pb2 import Assignment, Residency
 from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
+from lite_llm.testing.custom_resources import CustomResource
 
+MODEL = CustomResource(Path(__file__).resolve().parents[3] / "crds" / "litellmmodels.yaml")
 NOW = "2026-11-21T00:00:00Z"
 AGENTS = {"n1": Usable({"zone": "a"}), "n2": Usable({})}
 ACTIVE = Residency(
@@ -166,3 +169,16 @@ def test_counts_and_places() -> None:
         {"name": "near", "medium": "DRAM", "agents": 2, "experts": 16},
     ]
     assert (status(case())["state"], status(case())["replicas"]) == ("Init", 0)
+
+
+@pytest.mark.parametrize("failure", ["Out of memory", "9Lives", "-", "Größe", "x" * 5000, "Io:"])
+def test_whatever_an_agent_says_the_schema_admits_the_status(failure: str) -> None:
+    wild = Residency(
+        state=model_pb2.MODEL_STATE_RECOVERING, failure=failure, reason="why? " * 2000, started_at=1
+    )
+    wild.last_cold_start.path = "by way of a tape library"
+    for number in range(300):
+        wild.tiers.add(tier=f"{number:03}" + "t" * 200, medium=model_pb2.MEDIUM_GPU)
+    said = status(case({"n1": wild}))
+    body = {"metadata": {"name": "m"}, "spec": {"source": {"uri": "hf://a/b"}}, "status": said}
+    assert MODEL.faults(body) == []
