@@ -150,6 +150,43 @@ def test_no_address(url: str) -> None:
         Door(url).get("/v1/models")
 
 
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole() -> None:
+    chunk = b'data: {"choices":[{"text":"half"}]}\n\n'
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        result = await command("chat", "tiny", "--complete", "--url", url, typed="x\n")
+    assert result.stdout.startswith("half")
+    assert "broke off: it has no end" in str(result.exception)
+
+
+async def test_another_server_refuses_in_its_own_words() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 404 Nowhere\r\nContent-Length: 16\r\n\r\n{"error":"none"}')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        refused = await command("status", "--url", url)
+    assert "404 Nowhere" in str(refused.exception)
+
+
+async def test_a_further_name_is_no_second_model(url: str, store: Store, agent: StubAgent) -> None:
+    spec = ModelSpec(ref=ref_to_proto(TINY), source=ModelSource(uri="file:///x"), aliases=["other"])
+    await store.put(key_of(ModelKey(TINY)), dumps(spec))
+    await seen("models", "--url", url, until="tiny")
+    assert "one" in (await command("chat", "--url", url, typed="x\n")).stdout
+
+
 async def test_another_server_than_ours() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

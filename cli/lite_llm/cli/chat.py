@@ -55,7 +55,9 @@ def talk(door: Door, settings: ChatSettings) -> None:
 
 def only_model(door: Door) -> str:
     """The one that the key may see; raises if there are none or several."""
-    names = [each["id"] for each in door.get("/v1/models")["data"]]
+    models = door.get("/v1/models")["data"]
+    own = [each["id"] for each in models if "root" not in each]
+    names = own or [each["id"] for each in models]  # a key may see no more than further names
     if not names:
         raise ModelNotFound(
             f"no model is served at {door.url}", where="MODEL", remedy="lite-llm up --model DIR"

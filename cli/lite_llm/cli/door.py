@@ -53,6 +53,7 @@ class Door:
                 if "error" in chunk:
                     raise _told(chunk["error"])
                 yield chunk
+            raise http.client.HTTPException("it has no end")  # a lost line looks like the end
         except (ValueError, OSError, http.client.HTTPException) as error:
             raise self._strange(error) from error
         finally:
@@ -82,7 +83,7 @@ class Door:
         if answer.status < 400:
             return connection, answer
         try:
-            refusal = json.loads(answer.read())["error"]
+            refusal = dict(json.loads(answer.read())["error"])
         except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
             refusal = {"message": f"{answer.status} {answer.reason} from {self.url}{path}"}
         finally:

@@ -35,8 +35,9 @@ class Uses:
         self._told = b""
 
     def arrived(self, model: ModelRef) -> None:
-        """A request for it came."""
-        self._arrived[model] += 1
+        """A request for it came; nobody counts those for what does not exist."""
+        if model in self._views.value.models:
+            self._arrived[model] += 1
 
     def note(self, model: ModelRef) -> None:
         """Somebody uses it now."""

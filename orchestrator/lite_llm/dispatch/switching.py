@@ -16,7 +16,13 @@ from lite_llm.contracts.keyspace import AliasKey, key_of
 from lite_llm.dispatch.loads import Loads
 from lite_llm.metastore import Absent, AtRevision, Put, Store
 from lite_llm.placement import ClusterView, Observed
-from lite_llm.placement.aliases import begin_rollback, begin_switch, finish_switch, is_ready
+from lite_llm.placement.aliases import (
+    begin_rollback,
+    begin_switch,
+    finish_switch,
+    is_ready,
+    resolve,
+)
 from lite_llm.proto.v1.model_pb2 import Alias
 from lite_llm.wire import dumps, loads, ref_from_proto, ref_to_proto
 
@@ -43,9 +49,13 @@ class Aliases:
             raise Conflict(
                 f"{name} is a model's own name", where="ref", remedy="choose another name"
             )
-        async for alias in self._followed(
-            name, lambda alias: begin_switch(alias, target, time.time())
-        ):
+
+        def begin(alias: Alias) -> None:
+            if not alias.HasField("target") and (declared := resolve(view, name)) != name:
+                alias.target.CopyFrom(ref_to_proto(declared))  # it answers until then
+            begin_switch(alias, target, time.time())
+
+        async for alias in self._followed(name, begin):
             yield alias
 
     async def rollback(self, name: ModelRef) -> AsyncGenerator[Alias]:
@@ -122,8 +132,9 @@ class Aliases:
                 finish_switch(stored, now)
                 return None
 
-            revision = await self._change(name, finish)
-            await self._views.wait_until(lambda new: new.revision >= revision or None)
+            await self._change(name, finish)
+            # Also where it was no longer what the view shows.
+            await self._views.wait_until(lambda new: new.aliases.get(name) is not alias or None)
             log.info("alias switched", model=str(name), reason=f"{target} is served")
             return
         if target in view.models:

@@ -282,3 +282,23 @@ async def test_a_new_model_of_the_names_own_goes_before_the_alias(
         while True:
             if await answering(http) == "chat":
                 break
+
+
+async def test_a_declared_name_moves_no_sooner_than_others(
+    http: aiohttp.ClientSession, door: OrchestratorAsyncStub, agent: StubAgent, store: Store
+) -> None:
+    await declare(store, BLUE, aliases=["chat"])
+    async with asyncio.timeout(20):
+        while "chat" not in await (await http.get("/v1/models")).text() or not agent.loads:
+            await http.post("/v1/completions", json=BODY)
+    assert await answering(http) == "chat-v1"
+    agent.may_load.clear()
+    switching = asyncio.create_task(switched(door, GREEN))
+    async with asyncio.timeout(20):
+        while len(agent.loads) < 2:  # noqa: ASYNC110 - of a stub
+            await asyncio.sleep(0.02)
+    assert await answering(http) == "chat-v1"
+    agent.may_load.set()
+    assert ref_from_proto((await switching)[-1].previous) == BLUE
+    assert await answering(http) == "chat-v2"
+    assert ref_from_proto((await rolled_back(door))[-1].target) == BLUE
