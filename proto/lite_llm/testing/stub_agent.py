@@ -263,7 +263,7 @@ async def stub_agent(
 
     One that ``is_older`` knows no ``GenerateMany``.
     """
-    async with store.lease(10.0) as lease:
+    async with store.lease(60.0) as lease:  # herds keep the loop busy for longer than a real one's
         agent = StubAgent(node, store, lease)
         agent.may_load.set()
         agent.answers.set()

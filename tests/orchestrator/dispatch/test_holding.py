@@ -46,7 +46,8 @@ async def test_a_herd_on_a_model_at_zero_is_served_by_one_load(
         ) as http,
     ):
         herd = [asyncio.create_task(ask(http, bool(number % 2))) for number in range(HERD)]
-        await agent.loading.wait()
+        async with asyncio.timeout(120):
+            await agent.loading.wait()
         async with http.get("/metrics") as response:
             assert 'lite_llm_held_requests{model="default/tiny"}' in await response.text()
         agent.may_load.set()
