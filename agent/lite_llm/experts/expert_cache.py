@@ -82,6 +82,8 @@ class ExpertCache:
         self._visits_since_miss = 0
         self._settled: list[ExpertWeights | None] = [None] * len(self.keys)
         """Of experts that are in their slots for certain, what products need."""
+        self._running: Sequence[int] = ()
+        """Of a wave that is out, experts that no decision pins."""
         known: dict[RecordLayout, RecordLayout] = {}
         for layer, records in ordered.items():
             first = len(self._stored)
@@ -151,7 +153,11 @@ class ExpertCache:
             settled = [self._settled[expert] for expert in experts]
             if None not in settled:
                 self.table.touch(layer, experts)
-                yield Wave(settled)  # type: ignore[arg-type]  # mypy knows no such test of a list
+                self._running = experts
+                try:
+                    yield Wave(settled)  # type: ignore[arg-type]  # mypy knows no such test of a list
+                finally:
+                    self._running = ()
                 return
         decision = self.table.demand(
             layer,
@@ -258,7 +264,7 @@ class ExpertCache:
 
     def evict(self, expert: int) -> None:
         """Let its slot go now, if no step uses it: to make room, or to see that no bit moves."""
-        if self.table.evict(expert):
+        if expert not in self._running and self.table.evict(expert):
             self._settled[expert] = None
 
     def where(self) -> list[tuple[int, int, bytes]]:

@@ -273,3 +273,27 @@ def test_tiers_are_drawn_from_what_a_serving_model_recorded(
     with tiered(drawn, hot_bytes=(4 * LAYERS + 5) * SLOT) as (decoder, cache):
         assert cache.table.num_pinned == 4 * LAYERS
         assert all(map(torch.equal, run(decoder, SEQUENCES, [4]), expected))
+
+
+def test_what_a_wave_runs_from_is_not_thrown_out_under_it(checkpoint: Path) -> None:
+    with tiered(checkpoint) as (_, cache):
+        experts = [*cache.numbers[1]][:3]
+        for wanted in (experts, experts):  # the second time they have settled
+            waves = [*cache.bring(1, wanted, ())]
+        assert [wave.places for wave in waves] == [None]
+        waves.clear()
+        wave = cache.bring(1, experts, ())
+        weights = next(wave).weights
+        before = [each.gate.weight_NK.clone() for each in weights]
+        for expert in experts:
+            cache.evict(expert)
+        for other in range(len(cache.numbers[2])):  # takes whatever is free
+            cache.expect(2, [other], 1.0, 1)
+        for job in [job for slot in cache.slots for job in slot.jobs]:
+            job.wait()
+        assert all(map(torch.equal, before, (each.gate.weight_NK for each in weights)))
+        assert all(cache.table.find(expert) is not None for expert in experts)
+        wave.close()
+        cache.evict(experts[0])
+        assert cache.table.find(experts[0]) is None
+        del weights
