@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from lite_llm.backends import NATIVE
 from lite_llm.checkpoint import INDEX_NAME
 from lite_llm.checkpoint.files import read_small
 from lite_llm.checkpoint.index import MAX_INDEX_BYTES
@@ -19,13 +20,19 @@ def policy_for(spec: ModelSpec, policy: SignaturePolicy) -> SignaturePolicy:
     return replace(policy, required=policy.required or spec.require_signature)
 
 
-def check_signature(directory: Path, policy: SignaturePolicy) -> None:
+def check_signature(directory: Path, policy: SignaturePolicy, *, backend: str = NATIVE) -> None:
     """Return if ``policy`` allows the checkpoint.
 
-    The signature is over the index, whose checksums a worker holds every weight against. Raises
-    :class:`Forbidden` where one is required and there is none, and :class:`Corrupt` for one that no
-    trusted key made.
+    The signature is over the index, whose checksums our own workers hold every weight against; what
+    another ``backend`` reads it does not cover. Raises :class:`Forbidden` where one is required and
+    there is none, and :class:`Corrupt` for one that no trusted key made.
     """
+    if policy.required and backend not in ("", NATIVE):
+        raise Forbidden(
+            f"{backend} reads files that no signature covers, but the policy requires one",
+            where="backend",
+            remedy="convert the checkpoint, sign it, and run it on our own engine",
+        )
     index = directory / INDEX_NAME
     if index.is_file():
         data = read_small(index, max_bytes=MAX_INDEX_BYTES)

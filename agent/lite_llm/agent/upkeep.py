@@ -91,7 +91,9 @@ async def _hold(model: HostedModel, house: House, *, distrusted: bool) -> None:
     source = model.spec.source
     async with house.checkpoints.held(source, model.fetching, distrusted=distrusted) as checkpoint:
         policy = policy_for(model.spec, house.settings.trust)
-        await asyncio.to_thread(check_signature, checkpoint.directory, policy)
+        await asyncio.to_thread(
+            check_signature, checkpoint.directory, policy, backend=model.spec.backend
+        )
         model.found(checkpoint)
         while model.goal > Goal.DISK:
             if model.goal is Goal.DEVICE:

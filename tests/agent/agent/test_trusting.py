@@ -69,3 +69,11 @@ def test_a_file_has_no_signature(tmp_path: Path) -> None:
     check_signature(gguf, TRUSTING)
     with pytest.raises(Forbidden):
         check_signature(gguf, STRICT)
+
+
+def test_a_signed_index_says_nothing_of_what_another_backend_reads(converted: Path) -> None:
+    sign(converted, OURS)
+    (converted / "model.gguf").write_bytes(b"GGUF")
+    check_signature(converted, TRUSTING, backend="llamacpp")
+    with pytest.raises(Forbidden, match="llamacpp reads files that no signature covers"):
+        check_signature(converted, STRICT, backend="llamacpp")

@@ -302,3 +302,18 @@ async def test_a_declared_name_moves_no_sooner_than_others(
     assert ref_from_proto((await switching)[-1].previous) == BLUE
     assert await answering(http) == "chat-v2"
     assert ref_from_proto((await rolled_back(door))[-1].target) == BLUE
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_version_of_several_lines_makes_no_headers(
+    http: aiohttp.ClientSession, agent: StubAgent, store: Store, stream: bool
+) -> None:
+    spec = ModelSpec(ref=ref_to_proto(BLUE), version="1.0\r\nX-Evil: 1\n\nnew")
+    await store.put(key_of(ModelKey(BLUE)), dumps(spec))
+    async with asyncio.timeout(20):
+        while "X-Evil" not in await (await http.get("/v1/models")).text():  # noqa: ASYNC110  # a view
+            await asyncio.sleep(0.01)
+    body = {**BODY, "model": "chat-v1", "stream": stream}
+    async with http.post("/v1/completions", json=body) as response:
+        assert response.status == 200
+        assert response.headers["X-Lite-Llm-Version"] == "1.0 X-Evil: 1 new"

@@ -122,7 +122,9 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.model:
             told["X-Lite-Llm-Model"] = self.model
         if self.version:
-            told["X-Lite-Llm-Version"] = self.version
+            told["X-Lite-Llm-Version"] = " ".join(
+                self.version.split()
+            )  # people write what they like
         if self.tiers:
             told["X-Lite-Llm-Tiers"] = ",".join(self.tiers)
         if waited := self.cold_start:
