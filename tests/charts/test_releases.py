@@ -91,6 +91,8 @@ def test_a_certificate_for_other_names_is_made_anew_by_the_same_authority(
 ) -> None:
     config.install(CHART, "lite-llm", {"crds": {"install": False}, "etcd": {"replicas": 1}})
     first = secrets(plane, space)
+    members = f"/apis/apps/v1/namespaces/{space}/statefulsets/lite-llm-etcd"
+    plane.request("DELETE", members)  # else another number is refused
     config.upgrade(CHART, "lite-llm", {"crds": {"install": False}, "etcd": {"replicas": 3}})
     then = secrets(plane, space)
     changed = {name for name in first if first[name]["data"] != then[name]["data"]}
@@ -175,6 +177,17 @@ def test_crds_come_are_upgraded_and_stay_or_go_by_choice(
     config.install(CHART, "lite-llm", {**WITHOUT_PODS, "crds": {"keep": False}})
     config.uninstall("lite-llm", wait="watcher", timeout=60)
     assert objects(plane) == before
+
+
+def test_an_upgrade_that_would_break_is_refused(config: helm.Config, space: str) -> None:
+    settled = {**WITHOUT_PODS, "crds": {"install": False}}
+    config.install(CHART, "lite-llm", settled)
+    five = {"persistence": {"enabled": False}, "replicas": 5}
+    with pytest.raises(helm.HelmError, match=r"etcd\.replicas was 3"):
+        config.upgrade(CHART, "lite-llm", {**settled, "etcd": five})
+    with pytest.raises(helm.HelmError, match=r"tls\.mode was selfMade"):
+        config.upgrade(CHART, "lite-llm", {**settled, "tls": {"mode": "certManager"}})
+    config.upgrade(CHART, "lite-llm", settled)
 
 
 @pytest.mark.parametrize("cloud", ["eks", "aks", "gke", "bare-metal"])

@@ -107,7 +107,7 @@ annotations:
 
 {{/* Arguments that every program of ours has. */}}
 {{- define "lite-llm.args" -}}
-- --etcd={{ include "lite-llm.etcd.endpoints" .root }}
+- {{ printf "--etcd=%s" (include "lite-llm.etcd.endpoints" .root) | quote }}
 {{- if include "lite-llm.etcd.tlsSecret" .root }}
 - --etcd-ca=/etc/lite-llm/etcd/ca.crt
 {{- if or (eq .root.Values.etcd.mode "embedded") .root.Values.etcd.external.clientCertificate }}
