@@ -19,8 +19,9 @@ REPOSITORY = "owner/tiny"
 class Hub:
     """Serves ``directory`` as one repository; ``gets`` counts by file what was downloaded."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, repository: str = REPOSITORY) -> None:
         self.directory = directory
+        self.repository = repository
         self.gets: Counter[str] = Counter()
         self.wrong_sha = ""
         """Name of a file whose SHA-256 is told wrongly."""
@@ -48,7 +49,7 @@ class Hub:
                 one["lfs"] = {"sha256": digest, "size": one["size"], "pointerSize": 130}
             siblings.append(one)
         siblings.append({"rfilename": "onnx/model.onnx", "size": 1})
-        return web.json_response({"id": REPOSITORY, "sha": self.commit, "siblings": siblings})
+        return web.json_response({"id": self.repository, "sha": self.commit, "siblings": siblings})
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -85,13 +86,13 @@ async def _unknown(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def serving_hub(directory: Path) -> AsyncIterator[Hub]:
+async def serving_hub(directory: Path, repository: str = REPOSITORY) -> AsyncIterator[Hub]:
     """A hub while the block runs; the files are also under ``/plain``, without any listing."""
-    hub = Hub(directory)
+    hub = Hub(directory, repository)
     app = web.Application()
-    app.router.add_get(f"/api/models/{REPOSITORY}", hub.info)
-    app.router.add_get(f"/api/models/{REPOSITORY}/revision/{{revision}}", hub.info)
-    app.router.add_get(f"/{REPOSITORY}/resolve/{{revision}}/{{name}}", hub.file)
+    app.router.add_get(f"/api/models/{repository}", hub.info)
+    app.router.add_get(f"/api/models/{repository}/revision/{{revision}}", hub.info)
+    app.router.add_get(f"/{repository}/resolve/{{revision}}/{{name}}", hub.file)
     app.router.add_get("/plain/{name}", hub.file)
     app.router.add_get("/api/models/{path:.*}", _unknown)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

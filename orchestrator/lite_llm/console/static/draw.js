@@ -97,7 +97,7 @@ export function drawExperts(place, map) {
     return element("div", { class: "layer" }, element("span", {}, String(layer.layer ?? 0)), ...tiers);
   });
   const shares = `2.2rem ${[...widths.values()].map((width) => `minmax(3.2rem, ${width}fr)`).join(" ")}`;
-  const titles = element("div", { class: "layer" }, element("span", {}, "layer"),
+  const titles = element("div", { class: "titles" }, element("span", {}, "layer"),
     ...[...widths.keys()].map((tier) => element("b", {}, tier)));
   for (const row of [titles, ...rows]) row.style.gridTemplateColumns = shares;
   const legend = Object.entries(counts).flatMap(([name, count]) =>
