@@ -15,6 +15,7 @@ from lite_llm.contracts.errors import InvalidSettings
 
 _BLOCK: Final = 64  # elements that share a scale: the fewest in any layer's part of a page
 _LEVELS: Final = 127.0
+_NO_NUMBER: Final = -128  # the level that is left over
 _HALF_MOST: Final = torch.finfo(torch.float16).max
 
 
@@ -26,7 +27,7 @@ class PageFormat(StrEnum):
     FLOAT16 = "float16"
     """Half of float32; values beyond its range are cut to it."""
     INT8 = "int8"
-    """Eight bits an element and a float32 scale for every 64."""
+    """Eight bits an element and a float32 scale for every 64; infinity comes back as NaN."""
 
 
 class PageCodec:
@@ -54,9 +55,14 @@ class PageCodec:
                 packed_Y = page_X.clamp(-_HALF_MOST, _HALF_MOST).half().view(torch.uint8)
             case PageFormat.INT8:
                 blocks_KX = page_X.float().view(-1, _BLOCK)
-                scale_K1 = blocks_KX.abs().amax(dim=1, keepdim=True) / _LEVELS
+                # A block can be of several tokens: one that is broken, or was another sequence's,
+                # must not reach the others by the scale.
+                finite_KX = blocks_KX.isfinite()
+                scale_K1 = blocks_KX.where(finite_KX, 0.0).abs().amax(1, keepdim=True) / _LEVELS
                 # A block of zeros has no scale, and needs none.
-                whole_KX = (blocks_KX / scale_K1.where(scale_K1 > 0, 1.0)).round().to(torch.int8)
+                whole_KX = (blocks_KX / scale_K1.where(scale_K1 > 0, 1.0)).round()
+                whole_KX = whole_KX.clamp(-_LEVELS, _LEVELS).where(finite_KX, _NO_NUMBER)
+                whole_KX = whole_KX.to(torch.int8)
                 parts = (whole_KX.view(-1).view(torch.uint8), scale_K1.view(-1).view(torch.uint8))
                 packed_Y = torch.cat(parts)
         into_Y.copy_(packed_Y, non_blocking=True)
@@ -73,4 +79,5 @@ class PageCodec:
                 num_elements = into_X.numel()
                 whole_KX = packed_Y[:num_elements].view(torch.int8).view(-1, _BLOCK)
                 scale_K1 = packed_Y[num_elements:].view(torch.float32)[:, None]
-                into_X.copy_((whole_KX * scale_K1).view(-1))
+                blocks_KX = (whole_KX * scale_K1).masked_fill(whole_KX == _NO_NUMBER, torch.nan)
+                into_X.copy_(blocks_KX.view(-1))

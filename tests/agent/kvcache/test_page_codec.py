@@ -33,6 +33,18 @@ def test_exact_is_exact_even_for_what_is_not_a_number(dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_int8_keeps_what_is_no_number_from_its_neighbours(dtype: torch.dtype) -> None:
+    page_X = torch.randn(128, generator=torch.Generator().manual_seed(4)).to(dtype)
+    clean_X = page_X.clone()
+    for place, broken in ((3, float("nan")), (40, float("inf")), (70, -float("inf"))):
+        clean_X[place], page_X[place] = 0.0, broken
+    back_X, expected_X = (there_and_back(PageFormat.INT8, each) for each in (page_X, clean_X))
+    assert back_X[[3, 40, 70]].isnan().all()
+    back_X[[3, 40, 70]] = 0.0
+    assert torch.equal(back_X, expected_X)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_int8_is_within_half_a_level(dtype: torch.dtype) -> None:
     page_X = torch.randn(640, generator=torch.Generator().manual_seed(2)).to(dtype)
     page_X[64:128] = 0
