@@ -82,6 +82,12 @@ class OrchestratorService(OrchestratorServicer):
         self._metrics = metrics
         self._keys = keys
         self._admission = admission
+        self._stopping = False
+
+    def close(self) -> None:
+        """End everybody's watch, which has no end of its own."""
+        self._stopping = True
+        self._views.set(self._views.value)
 
     async def Generate(
         self, request_iterator: AsyncIterator[GenerateRequest], context: Context
@@ -212,6 +218,8 @@ class OrchestratorService(OrchestratorServicer):
         known = ClusterView()
         async with aclosing(self._views.changes()) as changes:
             async for view in changes:
+                if self._stopping:
+                    return
                 event = difference(known, view)
                 if view.is_synced and not (known.is_synced and is_empty(event)):
                     yield event

@@ -58,7 +58,7 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
         if settings.registry is not None:
             await house.enter_async_context(ingesting(store, settings.registry, name))
         binder = Binder(store, name, claim_seconds=settings.claim_seconds)
-        orders = Orders(store, views, agents, binder)
+        orders = Orders(store, views, agents, binder, settings.registry)
         uses = await house.enter_async_context(
             autoscaling(
                 store,
@@ -80,6 +80,7 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
                 metrics=metrics,
                 no_agent_seconds=settings.no_agent_seconds,
                 weights=settings.weights,
+                registry=settings.registry,
             )
         )
         dispatcher = Dispatcher(
@@ -108,6 +109,7 @@ async def running(settings: OrchestratorSettings, store: Store) -> AsyncIterator
                 grace=settings.grace_seconds,
             )
         )
+        house.callback(service.close)
         app = make_app(
             dispatcher, views, metrics, keys, admission, max_body_bytes=settings.max_body_bytes
         )

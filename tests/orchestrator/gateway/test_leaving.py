@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import aiohttp
+import grpc
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -18,7 +19,10 @@ from lite_llm.metastore import Store
 from lite_llm.openai.failures import in_openai_shape
 from lite_llm.orchestrator import Orchestrator, OrchestratorSettings, running
 from lite_llm.proto.v1.generate_pb2 import GenerateEvent, GenerateStart
+from lite_llm.proto.v1.orchestrator_pb2 import WatchRequest
+from lite_llm.proto.v1.orchestrator_pb2_grpc import OrchestratorStub
 from lite_llm.testing.stub_agent import WORDS, StubAgent, saying
+from lite_llm.wire import open_channel
 
 pytestmark = pytest.mark.usefixtures("model")
 
@@ -169,3 +173,12 @@ async def test_nobody_begins_once_the_grace_is_over() -> None:
         assert not first.done()
         go_on.set()
         assert (await first).status == 503
+
+
+async def test_a_watch_by_grpc_uses_up_no_grace(door: Door) -> None:
+    orchestrator = await door.open(600.0)
+    async with open_channel(orchestrator.grpc_address) as channel:
+        watch = OrchestratorStub(channel).Watch(WatchRequest())
+        await watch.read()
+        await door.stop()
+        assert await watch.code() is grpc.StatusCode.OK
