@@ -42,7 +42,10 @@ def call(pool: Pool, what: int, layer: int, some: Ints, others: Ints) -> object:
 
 @pytest.mark.parametrize("policy", [*POLICIES.values()], ids=[*POLICIES])
 @pytest.mark.parametrize("num_slots", [0, 1, 4, 9, 15, 19])
-def test_both_decide_the_same(policy: Policy, num_slots: int) -> None:
+def test_both_decide_the_same(
+    policy: Policy, num_slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies_odds, "FORGET_AFTER", 64)  # often enough to be seen
     rng = np.random.default_rng(num_slots)
     plain = Pool(LAYERS, num_slots, policy, seed=7)
     compiled = CompiledPool(LAYERS, num_slots, policy, seed=7)
