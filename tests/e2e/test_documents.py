@@ -83,7 +83,9 @@ def bucket(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     files = sorted((desk / "path" / "to" / "model").iterdir())
     whole = {f"{url}/my-bucket/models/qwen/{path.name}": path.read_bytes() for path in files}
     for address, content in {f"{url}/my-bucket": b"", **whole}.items():
-        with urlopen(Request(address, data=content, method="PUT")):
+        plain = {"Content-Type": "application/octet-stream"}  # by default it would be a form
+        request = Request(address, data=content, headers=plain, method="PUT")
+        with urlopen(request, timeout=SECONDS):
             pass
     yield
     server.stop()
