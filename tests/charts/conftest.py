@@ -29,7 +29,7 @@ EVERYTHING_ON: dict[str, Any] = {
     },
     "agents": {
         "memory": "48GiB", "warmMemory": "16GiB", "kvMemory": "4GiB", "cache": "300GiB",
-        "prefork": False, "lockMemory": True, "zone": "a", "priceClass": "spot",
+        "prefork": False, "zone": "a", "priceClass": "spot",
         "nodeLabels": {"rack": "7"}, "runtimeClassName": "nvidia", "priorityClassName": "high",
         "storage": {"type": "hostPath"},
         "resources": {"requests": {"cpu": 4, "memory": "64Gi"}, "limits": {"memory": "128Gi"}},

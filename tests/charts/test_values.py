@@ -99,7 +99,11 @@ def test_notes_show_the_next_command(chart: helm.Chart) -> None:
     assert "kubectl -n serving port-forward service/llm-lite-llm 8080:80" in notes
     assert "get secret llm-lite-llm-admin-key" in notes
     assert "WARNING" not in notes
-    values = {"tls": {"mode": "none"}, "apiKeys": {"mode": "none"}, "agents": {"lockMemory": True}}
+    values = {
+        "tls": {"mode": "none"},
+        "apiKeys": {"mode": "none"},
+        "agents": {"storage": {"type": "hostPath"}},
+    }
     bold = chart.render(values, name="llm", namespace="serving")["lite-llm/templates/NOTES.txt"]
     assert bold.count("WARNING") == 2
     assert "pod-security.kubernetes.io/enforce=privileged" in bold
