@@ -23,6 +23,7 @@ import structlog
 
 from lite_llm.agent.peers import alone
 from lite_llm.agent.proofs import ProvenSource, check_digests
+from lite_llm.agent.signed_addresses import SignedAddresses
 from lite_llm.agent.sources import is_distant, path_of, pinned_uri, scheme_of
 from lite_llm.checkpoint.durable import write_published
 from lite_llm.contracts.errors import Internal, ModelNotFound, StorageFailed, StoreUnavailable
@@ -73,6 +74,7 @@ class Checkpoints:
         measures: Measures | None = None,
     ) -> None:
         """``root`` is on the disk tier's file system: hard links reach no further."""
+        self.signed = SignedAddresses()
         self._listings = root / "listings"
         self._views = root / "views"
         self._disks = disks
@@ -152,7 +154,7 @@ class Checkpoints:
         uri = pinned_uri(source)
         path = self._listings / hashlib.sha256(uri.encode()).hexdigest()
         try:
-            origin = await open_source(uri)
+            origin = self.signed.source(uri) or await open_source(uri)
             if isinstance(origin, LocalSource):
                 raise Internal(f"{uri} is not distant", where="source.uri")
             try:

@@ -70,6 +70,7 @@ class AgentService(AgentServicer):
     ) -> AsyncIterator[generate_pb2.LoadProgress]:
         """The load goes on when the caller leaves."""
         goal = _goal_of(request.target)
+        self._checkpoints.signed.learn(request)
         model = self._models.load(request.spec, goal)
         model.start_within(_trace_of(context))
         async for progress in model.follow(lambda: _is_at(model, goal)):

@@ -38,9 +38,10 @@ from lite_llm.placement import (
     plan_for,
 )
 from lite_llm.proto.v1 import model_pb2
-from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment, LoadRequest
+from lite_llm.proto.v1.agent_pb2 import AgentStatus, Assignment
 from lite_llm.proto.v1.generate_pb2 import ColdStart, LoadPhase, LoadProgress
-from lite_llm.proto.v1.model_pb2 import Medium, ModelSpec
+from lite_llm.proto.v1.model_pb2 import ModelSpec
+from lite_llm.registry import RegistrySettings, load_request
 from lite_llm.telemetry import Metrics
 from lite_llm.wire import closing_call, ref_to_proto
 
@@ -72,6 +73,7 @@ class Loads:
         metrics: Metrics,
         no_agent_seconds: float,
         weights: Weights,
+        registry: RegistrySettings | None,
     ) -> None:
         self._views = views
         self._binder = binder
@@ -81,6 +83,7 @@ class Loads:
         self._metrics = metrics
         self._no_agent_seconds = no_agent_seconds
         self._weights = weights
+        self._registry = registry
         self._under_way: dict[ModelRef, _UnderWay] = {}
         self._setbacks = Setbacks()
         self._timelines: dict[ModelRef, Timeline] = {}
@@ -242,8 +245,9 @@ class Loads:
     ) -> None:
         log.info("loading model", model=str(model), agent=agent.node)
         started = monotonic()
+        request = await load_request(spec, self._registry)
         with self._agents.stub(agent) as stub:
-            call = stub.Load(LoadRequest(spec=spec, target=Medium.MEDIUM_GPU))
+            call = stub.Load(request)
             with self._watchdog.over(agent, model, call) as patience, closing_call(call):
                 try:
                     async for step in call:
@@ -294,10 +298,12 @@ async def loading(
     metrics: Metrics,
     no_agent_seconds: float,
     weights: Weights,
+    registry: RegistrySettings | None = None,
 ) -> AsyncIterator[Loads]:
     """Loads that are given up when the block ends.
 
-    A model waits ``no_agent_seconds`` for an agent that could load it.
+    A model waits ``no_agent_seconds`` for an agent that could load it. Agents get signed addresses
+    of what lies in the stores of ``registry``.
     """
     loads = Loads(
         views,
@@ -308,6 +314,7 @@ async def loading(
         metrics=metrics,
         no_agent_seconds=no_agent_seconds,
         weights=weights,
+        registry=registry,
     )
     try:
         yield loads

@@ -22,14 +22,14 @@ from lite_llm.proto.v1.agent_pb2 import (
     DrainRequest,
     ExpertMap,
     ExpertMapRequest,
-    LoadRequest,
     Residency,
     SleepRequest,
     UnloadRequest,
 )
 from lite_llm.proto.v1.generate_pb2 import LoadProgress
-from lite_llm.proto.v1.model_pb2 import Medium, ModelSpec, ModelState
+from lite_llm.proto.v1.model_pb2 import ModelSpec, ModelState
 from lite_llm.proto.v1.orchestrator_pb2 import ScalingState
+from lite_llm.registry import RegistrySettings, load_request
 from lite_llm.wire import closing_call, dumps, loads, ref_to_proto
 
 GRACE_SECONDS = 30.0  # given to running requests of a model that leaves; then they move on
@@ -42,12 +42,19 @@ class Orders:
     """To the agents in the view."""
 
     def __init__(
-        self, store: Store, views: Observed[ClusterView], agents: Agents, binder: Binder
+        self,
+        store: Store,
+        views: Observed[ClusterView],
+        agents: Agents,
+        binder: Binder,
+        registry: RegistrySettings | None = None,
     ) -> None:
+        """``registry``: whose stores agents get signed addresses of."""
         self._store = store
         self._views = views
         self._agents = agents
         self._binder = binder
+        self._registry = registry
 
     async def load(
         self, model: ModelRef, node: str, *, reason: str
@@ -65,14 +72,13 @@ class Orders:
                     remedy="try again when that is over",
                     retry_after=RETRY_SECONDS,
                 )
-            with self._agents.stub(agent) as stub:
-                request = LoadRequest(spec=spec, target=Medium.MEDIUM_GPU)
-                with closing_call(stub.Load(request)) as call:
-                    try:
-                        async for progress in call:
-                            yield progress
-                    except grpc.aio.AioRpcError as error:
-                        raise failure_of(error, node) from error
+            request = await load_request(spec, self._registry)
+            with self._agents.stub(agent) as stub, closing_call(stub.Load(request)) as call:
+                try:
+                    async for progress in call:
+                        yield progress
+                except grpc.aio.AioRpcError as error:
+                    raise failure_of(error, node) from error
 
     async def unload(self, model: ModelRef, node: str = "") -> None:
         """Have ``node`` forget the model, or everybody; running requests move on in the end."""

@@ -3,10 +3,12 @@
 from lite_llm.registry.ingestor import ingesting
 from lite_llm.registry.publishing import publish, signed_urls
 from lite_llm.registry.settings import RegistrySettings
+from lite_llm.registry.signing import load_request
 
 __all__ = [
     "RegistrySettings",
     "ingesting",
+    "load_request",
     "publish",
     "signed_urls",
 ]

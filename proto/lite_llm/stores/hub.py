@@ -20,7 +20,8 @@ from lite_llm.contracts.errors import (
     ModelNotFound,
     StoreUnavailable,
 )
-from lite_llm.stores.store_source import StoreSettings, StoreSource, open_http
+from lite_llm.stores.patient_source import StoreSettings
+from lite_llm.stores.store_source import StoreSource, open_http
 
 ASK_SECONDS: Final = 30.0  # without a byte; the hub's client would wait for ever
 _URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")

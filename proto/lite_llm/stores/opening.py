@@ -8,8 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lite_llm.contracts.errors import InvalidRequest
+from lite_llm.stores.patient_source import StoreSettings
 from lite_llm.stores.source import LocalSource, Origin
-from lite_llm.stores.store_source import StoreSettings, StoreSource, open_store
+from lite_llm.stores.store_source import StoreSource, open_store
 
 
 async def open_source(

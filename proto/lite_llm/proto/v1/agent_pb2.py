@@ -26,7 +26,7 @@ from lite_llm.proto.v1 import generate_pb2 as lite__llm_dot_proto_dot_v1_dot_gen
 from lite_llm.proto.v1 import model_pb2 as lite__llm_dot_proto_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlite_llm/proto/v1/agent.proto\x12\x0blite_llm.v1\x1a lite_llm/proto/v1/generate.proto\x1a\x1dlite_llm/proto/v1/model.proto\"\xd7\x03\n\x0b\x41gentStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x14\n\x0cgrpc_address\x18\x02 \x01(\t\x12\x14\n\x0chttp_address\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x12\n\nstarted_at\x18\x06 \x01(\x03\x12$\n\x07\x64\x65vices\x18\x07 \x03(\x0b\x32\x13.lite_llm.v1.Device\x12(\n\x05media\x18\x08 \x03(\x0b\x32\x19.lite_llm.v1.MediumStatus\x12\x0c\n\x04zone\x18\t \x01(\t\x12\x13\n\x0bprice_class\x18\n \x01(\t\x12\x34\n\x06labels\x18\x0b \x03(\x0b\x32$.lite_llm.v1.AgentStatus.LabelsEntry\x12\x18\n\x10running_requests\x18\x0c \x01(\r\x12\x18\n\x10waiting_requests\x18\r \x01(\r\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x12#\n\x06health\x18\x0f \x01(\x0b\x32\x13.lite_llm.v1.Health\x12\x11\n\theartbeat\x18\x10 \x01(\x04\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x12\n\ncapability\x18\x04 \x01(\t\"\x94\x01\n\x0cMediumStatus\x12#\n\x06medium\x18\x01 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x04\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cpinned_bytes\x18\x04 \x01(\x04\x12\x1d\n\x15read_bytes_per_second\x18\x05 \x01(\x04\")\n\x06Health\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb7\x03\n\tResidency\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.lite_llm.v1.ModelState\x12$\n\x07nearest\x18\x04 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12)\n\x05tiers\x18\x05 \x03(\x0b\x32\x1a.lite_llm.v1.TierResidency\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12\x18\n\x10waiting_requests\x18\x07 \x01(\r\x12\x13\n\x0bkv_hit_rate\x18\x08 \x01(\x01\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\n \x01(\t\x12\x1b\n\x13observed_generation\x18\x0b \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x0c \x01(\r\x12/\n\x0flast_cold_start\x18\r \x01(\x0b\x32\x16.lite_llm.v1.ColdStart\x12\x12\n\nstarted_at\x18\x0e \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x0f \x01(\t\"b\n\rTierResidency\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12#\n\x06medium\x18\x02 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0f\n\x07\x65xperts\x18\x04 \x01(\r\"\xa2\x01\n\nAssignment\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12#\n\x06target\x18\x03 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\x12\n\nclaimed_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0fspec_generation\x18\x06 \x01(\x03\"\x84\x01\n\x0bLoadRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.lite_llm.v1.ModelSpec\x12#\n\x06target\x18\x02 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12*\n\x08tier_set\x18\x03 \x01(\x0b\x32\x18.lite_llm.v1.TierSetSpec\"L\n\rUnloadRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x01\"\x10\n\x0eUnloadResponse\"4\n\x0cSleepRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\"3\n\x0bWakeRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\"k\n\x0fPrefetchRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12#\n\x06target\x18\x02 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\r\n\x05tiers\x18\x03 \x03(\t\"%\n\x0c\x44rainRequest\x12\x15\n\rgrace_seconds\x18\x01 \x01(\x01\"$\n\rDrainResponse\x12\x13\n\x0bhanded_over\x18\x01 \x01(\r\"\x14\n\x12\x41gentStatusRequest\"\x87\x01\n\x0b\x41gentReport\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.lite_llm.v1.AgentStatus\x12+\n\x0bresidencies\x18\x02 \x03(\x0b\x32\x16.lite_llm.v1.Residency\x12!\n\x05pulse\x18\x03 \x01(\x0b\x32\x12.lite_llm.v1.Pulse\"(\n\x05Pulse\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\x10\n\x08stepping\x18\x02 \x01(\x08\"\x10\n\x0eMetricsRequest\"\x1d\n\rMetricsReport\x12\x0c\n\x04text\x18\x01 \x01(\t\"]\n\x12\x46\x65tchChunksRequest\x12\x19\n\x11\x63heckpoint_digest\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\")\n\tFileChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"F\n\x10\x45xpertMapRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\"l\n\tExpertMap\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12+\n\x06layers\x18\x03 \x03(\x0b\x32\x1b.lite_llm.v1.ExpertMapLayer\"J\n\x0e\x45xpertMapLayer\x12\r\n\x05layer\x18\x01 \x01(\r\x12)\n\x05tiers\x18\x02 \x03(\x0b\x32\x1a.lite_llm.v1.ExpertMapTier\",\n\rExpertMapTier\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05media\x18\x02 \x01(\x0c\x32\xc1\x07\n\x05\x41gent\x12=\n\x04Load\x12\x18.lite_llm.v1.LoadRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12\x41\n\x06Unload\x12\x1a.lite_llm.v1.UnloadRequest\x1a\x1b.lite_llm.v1.UnloadResponse\x12?\n\x05Sleep\x12\x19.lite_llm.v1.SleepRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12=\n\x04Wake\x12\x18.lite_llm.v1.WakeRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12\x45\n\x08Prefetch\x12\x1c.lite_llm.v1.PrefetchRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12H\n\x08Generate\x12\x1c.lite_llm.v1.GenerateRequest\x1a\x1a.lite_llm.v1.GenerateEvent(\x01\x30\x01\x12J\n\x0cGenerateMany\x12\x1b.lite_llm.v1.StreamRequests\x1a\x19.lite_llm.v1.StreamEvents(\x01\x30\x01\x12>\n\x05\x45mbed\x12\x19.lite_llm.v1.EmbedRequest\x1a\x1a.lite_llm.v1.EmbedResponse\x12>\n\x05\x44rain\x12\x19.lite_llm.v1.DrainRequest\x1a\x1a.lite_llm.v1.DrainResponse\x12\x43\n\x06Status\x12\x1f.lite_llm.v1.AgentStatusRequest\x1a\x18.lite_llm.v1.AgentReport\x12\x44\n\x05Watch\x12\x1f.lite_llm.v1.AgentStatusRequest\x1a\x18.lite_llm.v1.AgentReport0\x01\x12H\n\x0b\x46\x65tchChunks\x12\x1f.lite_llm.v1.FetchChunksRequest\x1a\x16.lite_llm.v1.FileChunk0\x01\x12\x42\n\x07Metrics\x12\x1b.lite_llm.v1.MetricsRequest\x1a\x1a.lite_llm.v1.MetricsReport\x12@\n\x07\x45xperts\x12\x1d.lite_llm.v1.ExpertMapRequest\x1a\x16.lite_llm.v1.ExpertMapb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlite_llm/proto/v1/agent.proto\x12\x0blite_llm.v1\x1a lite_llm/proto/v1/generate.proto\x1a\x1dlite_llm/proto/v1/model.proto\"\xd7\x03\n\x0b\x41gentStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x14\n\x0cgrpc_address\x18\x02 \x01(\t\x12\x14\n\x0chttp_address\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x12\n\nstarted_at\x18\x06 \x01(\x03\x12$\n\x07\x64\x65vices\x18\x07 \x03(\x0b\x32\x13.lite_llm.v1.Device\x12(\n\x05media\x18\x08 \x03(\x0b\x32\x19.lite_llm.v1.MediumStatus\x12\x0c\n\x04zone\x18\t \x01(\t\x12\x13\n\x0bprice_class\x18\n \x01(\t\x12\x34\n\x06labels\x18\x0b \x03(\x0b\x32$.lite_llm.v1.AgentStatus.LabelsEntry\x12\x18\n\x10running_requests\x18\x0c \x01(\r\x12\x18\n\x10waiting_requests\x18\r \x01(\r\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x12#\n\x06health\x18\x0f \x01(\x0b\x32\x13.lite_llm.v1.Health\x12\x11\n\theartbeat\x18\x10 \x01(\x04\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\x12\n\ncapability\x18\x04 \x01(\t\"\x94\x01\n\x0cMediumStatus\x12#\n\x06medium\x18\x01 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x04\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cpinned_bytes\x18\x04 \x01(\x04\x12\x1d\n\x15read_bytes_per_second\x18\x05 \x01(\x04\")\n\x06Health\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb7\x03\n\tResidency\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.lite_llm.v1.ModelState\x12$\n\x07nearest\x18\x04 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12)\n\x05tiers\x18\x05 \x03(\x0b\x32\x1a.lite_llm.v1.TierResidency\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12\x18\n\x10waiting_requests\x18\x07 \x01(\r\x12\x13\n\x0bkv_hit_rate\x18\x08 \x01(\x01\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\n \x01(\t\x12\x1b\n\x13observed_generation\x18\x0b \x01(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x0c \x01(\r\x12/\n\x0flast_cold_start\x18\r \x01(\x0b\x32\x16.lite_llm.v1.ColdStart\x12\x12\n\nstarted_at\x18\x0e \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x0f \x01(\t\"b\n\rTierResidency\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12#\n\x06medium\x18\x02 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0f\n\x07\x65xperts\x18\x04 \x01(\r\"\xa2\x01\n\nAssignment\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12#\n\x06target\x18\x03 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\x12\n\nclaimed_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0fspec_generation\x18\x06 \x01(\x03\"\xc9\x01\n\x0bLoadRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.lite_llm.v1.ModelSpec\x12#\n\x06target\x18\x02 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12*\n\x08tier_set\x18\x03 \x01(\x0b\x32\x18.lite_llm.v1.TierSetSpec\x12-\n\x0csigned_files\x18\x04 \x03(\x0b\x32\x17.lite_llm.v1.SignedFile\x12\x14\n\x0csigned_until\x18\x05 \x01(\x03\"\'\n\nSignedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"L\n\rUnloadRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x01\"\x10\n\x0eUnloadResponse\"4\n\x0cSleepRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\"3\n\x0bWakeRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\"k\n\x0fPrefetchRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12#\n\x06target\x18\x02 \x01(\x0e\x32\x13.lite_llm.v1.Medium\x12\r\n\x05tiers\x18\x03 \x03(\t\"%\n\x0c\x44rainRequest\x12\x15\n\rgrace_seconds\x18\x01 \x01(\x01\"$\n\rDrainResponse\x12\x13\n\x0bhanded_over\x18\x01 \x01(\r\"\x14\n\x12\x41gentStatusRequest\"\x87\x01\n\x0b\x41gentReport\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.lite_llm.v1.AgentStatus\x12+\n\x0bresidencies\x18\x02 \x03(\x0b\x32\x16.lite_llm.v1.Residency\x12!\n\x05pulse\x18\x03 \x01(\x0b\x32\x12.lite_llm.v1.Pulse\"(\n\x05Pulse\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\x10\n\x08stepping\x18\x02 \x01(\x08\"\x10\n\x0eMetricsRequest\"\x1d\n\rMetricsReport\x12\x0c\n\x04text\x18\x01 \x01(\t\"]\n\x12\x46\x65tchChunksRequest\x12\x19\n\x11\x63heckpoint_digest\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\")\n\tFileChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"F\n\x10\x45xpertMapRequest\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\"l\n\tExpertMap\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.lite_llm.v1.ModelRef\x12\x0c\n\x04node\x18\x02 \x01(\t\x12+\n\x06layers\x18\x03 \x03(\x0b\x32\x1b.lite_llm.v1.ExpertMapLayer\"J\n\x0e\x45xpertMapLayer\x12\r\n\x05layer\x18\x01 \x01(\r\x12)\n\x05tiers\x18\x02 \x03(\x0b\x32\x1a.lite_llm.v1.ExpertMapTier\",\n\rExpertMapTier\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05media\x18\x02 \x01(\x0c\x32\xc1\x07\n\x05\x41gent\x12=\n\x04Load\x12\x18.lite_llm.v1.LoadRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12\x41\n\x06Unload\x12\x1a.lite_llm.v1.UnloadRequest\x1a\x1b.lite_llm.v1.UnloadResponse\x12?\n\x05Sleep\x12\x19.lite_llm.v1.SleepRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12=\n\x04Wake\x12\x18.lite_llm.v1.WakeRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12\x45\n\x08Prefetch\x12\x1c.lite_llm.v1.PrefetchRequest\x1a\x19.lite_llm.v1.LoadProgress0\x01\x12H\n\x08Generate\x12\x1c.lite_llm.v1.GenerateRequest\x1a\x1a.lite_llm.v1.GenerateEvent(\x01\x30\x01\x12J\n\x0cGenerateMany\x12\x1b.lite_llm.v1.StreamRequests\x1a\x19.lite_llm.v1.StreamEvents(\x01\x30\x01\x12>\n\x05\x45mbed\x12\x19.lite_llm.v1.EmbedRequest\x1a\x1a.lite_llm.v1.EmbedResponse\x12>\n\x05\x44rain\x12\x19.lite_llm.v1.DrainRequest\x1a\x1a.lite_llm.v1.DrainResponse\x12\x43\n\x06Status\x12\x1f.lite_llm.v1.AgentStatusRequest\x1a\x18.lite_llm.v1.AgentReport\x12\x44\n\x05Watch\x12\x1f.lite_llm.v1.AgentStatusRequest\x1a\x18.lite_llm.v1.AgentReport0\x01\x12H\n\x0b\x46\x65tchChunks\x12\x1f.lite_llm.v1.FetchChunksRequest\x1a\x16.lite_llm.v1.FileChunk0\x01\x12\x42\n\x07Metrics\x12\x1b.lite_llm.v1.MetricsRequest\x1a\x1a.lite_llm.v1.MetricsReport\x12@\n\x07\x45xperts\x12\x1d.lite_llm.v1.ExpertMapRequest\x1a\x16.lite_llm.v1.ExpertMapb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,43 +52,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNMENT']._serialized_start=1403
   _globals['_ASSIGNMENT']._serialized_end=1565
   _globals['_LOADREQUEST']._serialized_start=1568
-  _globals['_LOADREQUEST']._serialized_end=1700
-  _globals['_UNLOADREQUEST']._serialized_start=1702
-  _globals['_UNLOADREQUEST']._serialized_end=1778
-  _globals['_UNLOADRESPONSE']._serialized_start=1780
-  _globals['_UNLOADRESPONSE']._serialized_end=1796
-  _globals['_SLEEPREQUEST']._serialized_start=1798
-  _globals['_SLEEPREQUEST']._serialized_end=1850
-  _globals['_WAKEREQUEST']._serialized_start=1852
-  _globals['_WAKEREQUEST']._serialized_end=1903
-  _globals['_PREFETCHREQUEST']._serialized_start=1905
-  _globals['_PREFETCHREQUEST']._serialized_end=2012
-  _globals['_DRAINREQUEST']._serialized_start=2014
-  _globals['_DRAINREQUEST']._serialized_end=2051
-  _globals['_DRAINRESPONSE']._serialized_start=2053
-  _globals['_DRAINRESPONSE']._serialized_end=2089
-  _globals['_AGENTSTATUSREQUEST']._serialized_start=2091
-  _globals['_AGENTSTATUSREQUEST']._serialized_end=2111
-  _globals['_AGENTREPORT']._serialized_start=2114
-  _globals['_AGENTREPORT']._serialized_end=2249
-  _globals['_PULSE']._serialized_start=2251
-  _globals['_PULSE']._serialized_end=2291
-  _globals['_METRICSREQUEST']._serialized_start=2293
-  _globals['_METRICSREQUEST']._serialized_end=2309
-  _globals['_METRICSREPORT']._serialized_start=2311
-  _globals['_METRICSREPORT']._serialized_end=2340
-  _globals['_FETCHCHUNKSREQUEST']._serialized_start=2342
-  _globals['_FETCHCHUNKSREQUEST']._serialized_end=2435
-  _globals['_FILECHUNK']._serialized_start=2437
-  _globals['_FILECHUNK']._serialized_end=2478
-  _globals['_EXPERTMAPREQUEST']._serialized_start=2480
-  _globals['_EXPERTMAPREQUEST']._serialized_end=2550
-  _globals['_EXPERTMAP']._serialized_start=2552
-  _globals['_EXPERTMAP']._serialized_end=2660
-  _globals['_EXPERTMAPLAYER']._serialized_start=2662
-  _globals['_EXPERTMAPLAYER']._serialized_end=2736
-  _globals['_EXPERTMAPTIER']._serialized_start=2738
-  _globals['_EXPERTMAPTIER']._serialized_end=2782
-  _globals['_AGENT']._serialized_start=2785
-  _globals['_AGENT']._serialized_end=3746
+  _globals['_LOADREQUEST']._serialized_end=1769
+  _globals['_SIGNEDFILE']._serialized_start=1771
+  _globals['_SIGNEDFILE']._serialized_end=1810
+  _globals['_UNLOADREQUEST']._serialized_start=1812
+  _globals['_UNLOADREQUEST']._serialized_end=1888
+  _globals['_UNLOADRESPONSE']._serialized_start=1890
+  _globals['_UNLOADRESPONSE']._serialized_end=1906
+  _globals['_SLEEPREQUEST']._serialized_start=1908
+  _globals['_SLEEPREQUEST']._serialized_end=1960
+  _globals['_WAKEREQUEST']._serialized_start=1962
+  _globals['_WAKEREQUEST']._serialized_end=2013
+  _globals['_PREFETCHREQUEST']._serialized_start=2015
+  _globals['_PREFETCHREQUEST']._serialized_end=2122
+  _globals['_DRAINREQUEST']._serialized_start=2124
+  _globals['_DRAINREQUEST']._serialized_end=2161
+  _globals['_DRAINRESPONSE']._serialized_start=2163
+  _globals['_DRAINRESPONSE']._serialized_end=2199
+  _globals['_AGENTSTATUSREQUEST']._serialized_start=2201
+  _globals['_AGENTSTATUSREQUEST']._serialized_end=2221
+  _globals['_AGENTREPORT']._serialized_start=2224
+  _globals['_AGENTREPORT']._serialized_end=2359
+  _globals['_PULSE']._serialized_start=2361
+  _globals['_PULSE']._serialized_end=2401
+  _globals['_METRICSREQUEST']._serialized_start=2403
+  _globals['_METRICSREQUEST']._serialized_end=2419
+  _globals['_METRICSREPORT']._serialized_start=2421
+  _globals['_METRICSREPORT']._serialized_end=2450
+  _globals['_FETCHCHUNKSREQUEST']._serialized_start=2452
+  _globals['_FETCHCHUNKSREQUEST']._serialized_end=2545
+  _globals['_FILECHUNK']._serialized_start=2547
+  _globals['_FILECHUNK']._serialized_end=2588
+  _globals['_EXPERTMAPREQUEST']._serialized_start=2590
+  _globals['_EXPERTMAPREQUEST']._serialized_end=2660
+  _globals['_EXPERTMAP']._serialized_start=2662
+  _globals['_EXPERTMAP']._serialized_end=2770
+  _globals['_EXPERTMAPLAYER']._serialized_start=2772
+  _globals['_EXPERTMAPLAYER']._serialized_end=2846
+  _globals['_EXPERTMAPTIER']._serialized_start=2848
+  _globals['_EXPERTMAPTIER']._serialized_end=2892
+  _globals['_AGENT']._serialized_start=2895
+  _globals['_AGENT']._serialized_end=3856
 # @@protoc_insertion_point(module_scope)

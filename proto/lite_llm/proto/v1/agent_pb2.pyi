@@ -355,8 +355,12 @@ class LoadRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     TIER_SET_FIELD_NUMBER: _builtins.int
+    SIGNED_FILES_FIELD_NUMBER: _builtins.int
+    SIGNED_UNTIL_FIELD_NUMBER: _builtins.int
     target: _model_pb2.Medium.ValueType
     """How near to bring it; unspecified: GPU, that is, ready to serve."""
+    signed_until: _builtins.int
+    """Unix time."""
     @_builtins.property
     def spec(self) -> _model_pb2.ModelSpec: ...
     @_builtins.property
@@ -365,20 +369,51 @@ class LoadRequest(_message.Message):
         checkpoint, and all of them answer a request that does not choose.
         """
 
+    @_builtins.property
+    def signed_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignedFile]:
+        """Where the files of spec.source can be read without credentials until signed_until, by whoever
+        has these addresses: they are secrets. Empty: the agent opens the source as it can.
+        """
+
     def __init__(
         self,
         *,
         spec: _model_pb2.ModelSpec | None = ...,
         target: _model_pb2.Medium.ValueType = ...,
         tier_set: _model_pb2.TierSetSpec | None = ...,
+        signed_files: _abc.Iterable[Global___SignedFile] | None = ...,
+        signed_until: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "tier_set", b"tier_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "target", b"target", "tier_set", b"tier_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signed_files", b"signed_files", "signed_until", b"signed_until", "spec", b"spec", "target", b"target", "tier_set", b"tier_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadRequest: _TypeAlias = LoadRequest  # noqa: Y015
+
+@_typing.final
+class SignedFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Relative to the source's address."""
+    url: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedFile: _TypeAlias = SignedFile  # noqa: Y015
 
 @_typing.final
 class UnloadRequest(_message.Message):
