@@ -61,6 +61,11 @@ async def opened(
                     changes,
                     patience_seconds=settings.patience_seconds,
                 ),
+                device=None
+                if settings.device_bytes is None
+                else Memory(
+                    settings.device_bytes, changes, patience_seconds=settings.patience_seconds
+                ),
                 warmth=Warmth(_of(settings.warm_bytes, int(machine * WARM_SHARE))),
                 memories=Memories(directory),
                 kv_bytes=_of(settings.kv_bytes, machine // KV_SHARE),

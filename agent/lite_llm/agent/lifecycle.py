@@ -11,11 +11,12 @@ import structlog
 
 from lite_llm.agent.changes import Changes
 from lite_llm.agent.declared import Declared
+from lite_llm.agent.devices import devices, settled
 from lite_llm.agent.exposition import Exposition
 from lite_llm.agent.house import disk_budgets, opened
 from lite_llm.agent.http_port import http_serving, make_app
 from lite_llm.agent.models import hosting
-from lite_llm.agent.node import inspected
+from lite_llm.agent.node import inspected, memory_bytes
 from lite_llm.agent.openai_api import OpenAiApi
 from lite_llm.agent.peers import Peers
 from lite_llm.agent.registration import Registration, registered
@@ -54,6 +55,8 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
     """
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(claimed(settings.state_directory))
+        found = await asyncio.to_thread(devices, memory_bytes())
+        settings = settled(settings, found)
         changes, metrics = Changes(), metrics_of(Program.AGENT)
         store = MeasuredStore(store, metrics)
         declared, peers = Declared(store), Peers(store, settings)
@@ -65,6 +68,7 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
             inspected,
             {medium: budget.directory for medium, budget in budgets.items()},
             directory.root / "speeds.json",
+            found,
         )
         models = await stack.enter_async_context(hosting(house, changes))
         reporter = Reporter(
@@ -72,6 +76,7 @@ async def running(settings: AgentSettings, store: Store) -> AsyncIterator[Runnin
             node,
             models,
             memory=house.memory,
+            device=house.device,
             warmth=house.warmth,
             disks=disks,
             disk_bytes={medium: budget.num_bytes for medium, budget in budgets.items()},

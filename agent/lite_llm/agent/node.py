@@ -6,9 +6,6 @@ import contextlib
 import json
 import mmap
 import os
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +22,6 @@ from lite_llm.proto.v1.agent_pb2 import Device
 
 PROBE_BYTES: Final = 64 << 20  # a tenth of a second on the slowest disk that is worth its name
 PROBE_PIECE_BYTES: Final = 8 << 20
-SMI_SECONDS: Final = 10.0  # a driver that wakes its devices takes seconds
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +40,11 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def inspected(disks: Mapping[Medium, Path], kept_at: Path) -> Node:
-    """This node, a directory being given of each disk; what was measured is kept in ``kept_at``."""
+def inspected(
+    disks: Mapping[Medium, Path], kept_at: Path, devices: tuple[Device, ...] = ()
+) -> Node:
+    """This node with its ``devices``, a directory being given of each disk; what was measured is
+    kept in ``kept_at``."""
     speeds = _kept(kept_at)
     if speeds is None or disks.keys() - speeds.keys():
         probes: dict[Medium, Callable[[], float]] = {Medium.DRAM: _memory_speed}
@@ -54,43 +53,7 @@ def inspected(disks: Mapping[Medium, Path], kept_at: Path) -> Node:
         told = {medium.name: speed for medium, speed in speeds.items()}
         with contextlib.suppress(OSError):  # it is measured again next time
             write_published(kept_at, json.dumps(told).encode())
-    return Node(devices=devices(), speeds=speeds)
-
-
-def devices() -> tuple[Device, ...]:
-    """GPUs as their driver's own tool lists them; without any, the processor."""
-    program = shutil.which("nvidia-smi")
-    if program is not None and (found := _from_driver(program)):
-        return found
-    name = platform.machine()
-    return (Device(index=0, name=name, memory_bytes=memory_bytes(), capability="cpu"),)
-
-
-def _from_driver(program: str) -> tuple[Device, ...]:
-    query = ["--query-gpu=index,name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(
-            [program, *query], capture_output=True, text=True, check=True, timeout=SMI_SECONDS
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("devices can't be listed", program=program, error=str(error))
-        return ()
-    return parsed_devices(told.stdout)
-
-
-def parsed_devices(text: str) -> tuple[Device, ...]:
-    """From lines like ``0, NVIDIA H100 80GB HBM3, 81559, 9.0``; memory is in MiB."""
-    found = []
-    for line in text.splitlines():
-        fields = [each.strip() for each in line.split(",")]
-        if len(fields) == 4 and fields[0].isdigit() and fields[2].isdigit():
-            size = int(fields[2]) << 20
-            found.append(
-                Device(
-                    index=int(fields[0]), name=fields[1], memory_bytes=size, capability=fields[3]
-                )
-            )
-    return tuple(found)
+    return Node(devices=devices, speeds=speeds)
 
 
 def _kept(path: Path) -> dict[Medium, int] | None:

@@ -29,6 +29,7 @@ class Reporter:
         models: Models,
         *,
         memory: Memory,
+        device: Memory | None = None,
         warmth: Warmth,
         disks: DiskTier,
         disk_bytes: Mapping[Medium, int],
@@ -43,6 +44,7 @@ class Reporter:
         self._node = node
         self._models = models
         self._memory = memory
+        self._device = device
         self._warmth = warmth
         self._disks = disks
         self._disk_bytes = disk_bytes
@@ -80,9 +82,18 @@ class Reporter:
         return agent_pb2.AgentReport(status=status, residencies=residencies)
 
     def _media(self) -> list[agent_pb2.MediumStatus]:
-        """Workers' memory and sleeping weights are both ordinary memory while no GPU is used."""
+        """The GPU's if there is one; workers on the processor and sleeping weights share DRAM."""
         speeds, warmth, memory = self._node.speeds, self._warmth, self._memory
+        near = [] if self._device is None else [self._device]
         return [
+            *(
+                agent_pb2.MediumStatus(
+                    medium=medium_to_proto(Medium.GPU),
+                    capacity_bytes=device.budget_bytes,
+                    used_bytes=device.used_bytes,
+                )
+                for device in near
+            ),
             agent_pb2.MediumStatus(
                 medium=medium_to_proto(Medium.DRAM),
                 capacity_bytes=memory.budget_bytes + warmth.budget_bytes,

@@ -81,7 +81,11 @@ class AgentSettings:
     """A model that waited so long for memory gets it from those that are busy, too: they take no
     more requests and finish what runs."""
     device: str = "cpu"
-    """Where native workers compute: ``cpu``, or ``cuda`` for the first GPU that they see."""
+    """Where native workers compute: ``cpu``, ``cuda`` for the first GPU that they see, or ``auto``:
+    there if it is there."""
+    device_bytes: int | None = None
+    """Of the GPU for all workers on it; None: nearly all it has. Models there are counted with that
+    instead of ``memory_bytes``, and their key-value caches with an eighth each unless told."""
     expert_hot_bytes: int | None = None
     """Where experts of each native worker run; None: all are held."""
     expert_warm_bytes: int = 0
@@ -114,8 +118,8 @@ class AgentSettings:
                 raise self._wrong(name, getattr(self, name), "write host:port")
         if self.listen.startswith(("0.0.0.0:", "[::]:")) and not self.advertise_host:
             raise self._wrong("listen", self.listen, "say in advertise_host where others find it")
-        if self.device not in ("cpu", "cuda"):
-            raise self._wrong("device", self.device, "write cpu or cuda")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise self._wrong("device", self.device, "write auto, cpu or cuda")
         if self.worker_threads < 1:
             raise self._wrong("worker_threads", self.worker_threads, "give at least one")
         if not 0 < self.heartbeat_seconds < self.lease_seconds:
@@ -125,7 +129,8 @@ class AgentSettings:
         for name in ("start_seconds", "stop_seconds", "hang_seconds", "patience_seconds"):
             if getattr(self, name) <= 0:
                 raise self._wrong(name, getattr(self, name), "make it positive")
-        for name in ("cache_bytes", "sata_bytes", "memory_bytes", "warm_bytes", "worker_bytes"):
+        sizes = ("cache_bytes", "sata_bytes", "memory_bytes", "warm_bytes", "worker_bytes")
+        for name in (*sizes, "device_bytes"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise self._wrong(name, value, "make it positive")
 

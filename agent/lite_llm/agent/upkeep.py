@@ -17,6 +17,7 @@ import grpc.aio
 import structlog
 
 from lite_llm.agent.checkpoints import Checkpoints, LocalCheckpoint
+from lite_llm.agent.devices import device_cost, runs_on_device
 from lite_llm.agent.hosted import Goal, HostedModel
 from lite_llm.agent.memories import Memories
 from lite_llm.agent.memory import Memory
@@ -51,11 +52,23 @@ class House:
     tier_set: Callable[[ModelRef], Awaitable[model_pb2.TierSetSpec]]
     """What a declared TierSet says."""
     metrics: Metrics | None = None
+    device: Memory | None = None
+    """The GPU's, where there is one."""
+
+    def memory_of(self, backend: str) -> Memory:
+        """Where a model of that backend lies: the GPU's, or the machine's."""
+        if self.device is not None and runs_on_device(backend, self.settings):
+            return self.device
+        return self.memory
 
     def cost_of(self, spec: model_pb2.ModelSpec, checkpoint: LocalCheckpoint) -> int:
-        """Bytes of memory that a worker with this model may take, unless its declaration tells."""
-        estimate = checkpoint.num_bytes + self.kv_bytes + self.settings.worker_bytes
-        return spec.memory_bytes or estimate
+        """Bytes of that memory which a worker with this model may take."""
+        if spec.memory_bytes:
+            return spec.memory_bytes
+        memory = self.memory_of(spec.backend)
+        if memory is self.device:
+            return device_cost(spec, checkpoint.num_bytes, self.settings)
+        return checkpoint.num_bytes + self.kv_bytes + self.settings.worker_bytes
 
 
 async def keep(model: HostedModel, house: House) -> None:
@@ -128,7 +141,8 @@ async def _sleep(model: HostedModel, checkpoint: LocalCheckpoint, house: House) 
 async def _serve(model: HostedModel, checkpoint: LocalCheckpoint, house: House) -> None:
     cost = house.cost_of(model.spec, checkpoint)
     try:
-        async with house.memory.room(model, cost, model.waits), _worker(model, house) as worker:
+        memory = house.memory_of(model.spec.backend)
+        async with memory.room(model, cost, model.waits), _worker(model, house) as worker:
             await _load(model, worker, checkpoint, house)
             await _until_unwanted(model, worker, house.settings.patience_seconds)
         if model.state is ModelState.FROZEN:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 SPIN = {"GOMP_SPINCOUNT": "50000"}
 """How often OpenMP's idle threads look for work before they sleep. By default they do for
 milliseconds, which on cores that workers share makes two threads ten times slower than one."""
+DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""The driver's, so that the first GPU is to workers the one whose memory the agent counts."""
 WARM_UP = "lite_llm.kernels:warm_up"
 """Called once in the process that workers are forked from, after the imports."""
 COMPILED_BYTES = 16 << 30  # of kernels for all models that were ever here, the oldest leave
@@ -114,7 +116,7 @@ class Workers:
         self._settings = settings
         self._closing = AsyncExitStack()
         self._forks: Prefork | None = None
-        self._environment = dict(SPIN)
+        self._environment = SPIN | DEVICE_ORDER
 
     async def __aenter__(self) -> Self:
         if self._settings.compiled_directory is not None:

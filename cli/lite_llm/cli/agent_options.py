@@ -34,6 +34,15 @@ SataSize = Annotated[
         rich_help_panel=_BUDGETS,
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        envvar="LITE_LLM_DEVICE",
+        help="Where models compute; auto is the first GPU where there is one.",
+    ),
+]
 TrustKeys = Annotated[
     list[Path] | None,
     typer.Option(

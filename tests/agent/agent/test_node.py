@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lite_llm.agent.node import devices, inspected, memory_bytes, parsed_devices
+from lite_llm.agent.node import inspected
 from lite_llm.contracts import Medium
 
 
@@ -34,20 +34,3 @@ def test_what_was_kept_may_be_broken(tmp_path: Path) -> None:
 def test_a_disk_that_can_not_be_written_is_not_measured(tmp_path: Path) -> None:
     node = inspected({Medium.NVME: tmp_path / "absent"}, tmp_path / "speeds.json")
     assert set(node.speeds) == {Medium.DRAM}
-
-
-def test_devices() -> None:
-    (device, *_) = devices()
-    assert device.memory_bytes > 0
-    assert device.capability != "cpu" or device.memory_bytes == memory_bytes()
-
-
-def test_the_drivers_list() -> None:
-    text = "0, NVIDIA H100 80GB HBM3, 81559, 9.0\n1, Tesla T4, 15360, 7.5\nno devices\n"
-    first, second = parsed_devices(text)
-    assert (first.name, first.memory_bytes, first.capability) == (
-        "NVIDIA H100 80GB HBM3",
-        81559 << 20,
-        "9.0",
-    )
-    assert second.index == 1
