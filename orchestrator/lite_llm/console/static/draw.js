@@ -59,7 +59,7 @@ export function drawModels(body, view, chosen) {
 
 export function drawTiers(place, model) {
   const rows = (model.residencies ?? []).flatMap((held) => (held.tiers ?? []).map((tier) => [
-    held.node, tier.tier, MEDIUM_WORDS[word(tier.medium, "MEDIUM_")], size(tier.bytes ?? 0), tier.experts ?? 0]));
+    held.node, tier.tier, MEDIUM_WORDS[word(tier.medium, "MEDIUM_")], size(tier.bytes ?? 0), tier.experts || ""]));
   place.replaceChildren(rows.length ? table(["Agent", "Tier", "Lies in", "Size", "Experts"], rows)
     : empty("nothing of it lies on any agent"));
 }
