@@ -59,13 +59,13 @@ def test_definitions_are_applied_strictly(api: Api, kubectl: Kubectl) -> None:
     """This server does not know CEL, and strictness takes what it does not know for a mistake."""
     for path in sorted((REPO / "crds").glob("*.yaml")):
         old = yaml.safe_dump(without_rules(yaml.safe_load(path.read_text())))
-        assert "configured" in kubectl("apply", "--validate=strict", "-f", "-", stdin=old)
+        assert "configured" in kubectl("apply", "--validate=true", "-f", "-", stdin=old)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_applied_strictly(api: Api, kubectl: Kubectl, path: Path) -> None:
-    assert "created" in kubectl("apply", "--validate=strict", "-f", str(path))
-    assert "unchanged" in kubectl("apply", "--validate=strict", "-f", str(path))
+    assert "created" in kubectl("apply", "--validate=true", "-f", str(path))
+    assert "unchanged" in kubectl("apply", "--validate=true", "-f", str(path))
 
 
 def test_what_can_not_be_meant_is_refused(api: Api, plane: ControlPlane) -> None:
