@@ -30,7 +30,14 @@ OPTIONS: list[dict[str, Any]] = [
     {"window": 3, "softcap": 30.0, "sinks_H": torch.linspace(-2, 2, 6)},
 ]
 # Query heads, key heads, size of a key and of a value, whether values lie in keys.
-HEADS = [(6, 2, 24, 40, False), (6, 6, 8, 8, False), (6, 1, 80, 64, True), (6, 3, 33, 17, False)]
+HEADS = [
+    (6, 2, 24, 40, False),
+    (6, 6, 8, 8, False),
+    (6, 1, 80, 64, True),
+    (6, 3, 33, 17, False),
+    (6, 2, 24, 64, False),  # these two are read where they lie, a token at a time
+    (6, 2, 33, 32, True),
+]
 
 
 class Conversations:
