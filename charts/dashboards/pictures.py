@@ -80,11 +80,14 @@ def _draw_panel(
             label = query.legend
             for name, value in series["metric"].items():
                 label = label.replace("{{" + name + "}}", value)
+            label = label if "{{" not in label else ""  # where nothing happened there is no name
             points = [(float(at) - now, float(value)) for at, value in series["values"]]
-            axes.plot(*zip(*points, strict=True), label=label.strip(), linewidth=1.2)
+            axes.plot(*zip(*points, strict=True), label=label.strip() or None, linewidth=1.2)
     axes.set_ylim(bottom=0)
+    axes.set_xlim(-seconds, 0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} s"))
-    if 0 < len(axes.lines) <= 8 and any(str(line.get_label()) for line in axes.lines):
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    if 0 < len(named) <= 8:
         axes.legend(fontsize=6, loc="upper left")
 
 

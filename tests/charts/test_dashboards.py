@@ -165,6 +165,6 @@ def unanswered(prometheus: PrometheusServer) -> list[tuple[str, str, str]]:
 
 def draw(prometheus: PrometheusServer, folder: Path) -> set[str]:
     """As for the documents; names of the pictures."""
-    command = [sys.executable, str(CODE / "pictures.py"), prometheus.url, str(folder), "30"]
+    command = [sys.executable, str(CODE / "pictures.py"), prometheus.url, str(folder), "45"]
     subprocess.run(command, check=True, timeout=120)
     return {path.stem for path in folder.glob("*.png")}

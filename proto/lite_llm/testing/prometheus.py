@@ -50,7 +50,7 @@ class PrometheusServer:
                 told = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
-                raise RuntimeError(json.load(error)["error"]) from None
+                raise RuntimeError(error.read().decode(errors="replace")) from None
         data: dict[str, Any] = told["data"]
         return data
 
