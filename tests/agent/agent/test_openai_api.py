@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import openai
@@ -92,6 +93,26 @@ async def test_faults_are_told_in_openai_s_shape(client: openai.AsyncOpenAI, add
     async with aiohttp.ClientSession(address) as http, http.get("/v1/nothing") as answer:
         assert answer.status == 404
         assert (await answer.json())["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+    ],
+    ids=lambda form: form["type"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_our_own_engine_refuses_to_promise_a_schema(
+    client: openai.AsyncOpenAI, form: Any, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="schema") as refused:
+        await client.completions.create(
+            model="tiny", prompt="x", stream=stream, extra_body={"response_format": form}
+        )
+    assert refused.value.param == "response_format"
+    assert refused.value.type == "invalid_request_error"
 
 
 @pytest.mark.parametrize(
