@@ -1,4 +1,4 @@
-"""Writes docs/reference from what the programs themselves declare: `python docs/generate/write_pages.py`.
+"""Writes docs/reference from what the programs declare: `python docs/generate/write_pages.py`.
 
 With `--check` nothing is written, and the exit status tells whether anything has drifted.
 """
