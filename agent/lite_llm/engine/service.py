@@ -75,8 +75,8 @@ class WorkerService(AgentServicer):
         context: _ServicerContext,
     ) -> AsyncIterator[generate_pb2.GenerateEvent]:
         """One answer. The client's cancel ends it with an event, its disappearance without."""
+        start = await start_of(request_iterator)  # first: who is refused amid writing hears less
         served = self._loaded()
-        start = await start_of(request_iterator)
         request = await served.request(start)
         answer = served.answer(start, request)
         answering = served.engine.submit(request)
