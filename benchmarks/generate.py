@@ -68,9 +68,9 @@ class Engine:
         assert self.process.stdin is not None
         os.killpg(self.process.pid, signal.SIGCONT)
         print(json.dumps(order), file=self.process.stdin, flush=True)
-        answer = self.answer()
+        answer: dict[str, Any] = self.answer()
         os.killpg(self.process.pid, signal.SIGSTOP)
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def answer(self) -> Any:
         """The next line; :class:`RuntimeError` if the process has ended instead."""

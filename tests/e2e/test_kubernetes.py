@@ -222,7 +222,7 @@ def tokens(chunks: list[Any]) -> list[int]:
     return [token for one in chunks for choice in one["choices"] for token in choice["token_ids"]]
 
 
-@pytest.mark.e2e  # minutes, and containers have a /tmp of their own: not from a checkout in /tmp
+@pytest.mark.e2e  # minutes: make e2e
 @pytest.mark.timeout(900)  # ten programs on a machine that may be busy
 async def test_from_install_to_uninstall(cluster: Cluster) -> None:
     before = cluster.objects()

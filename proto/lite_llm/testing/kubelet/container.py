@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from lite_llm.testing.kubelet import launch
-from lite_llm.testing.kubelet.plan import ContainerPlan
+from lite_llm.testing.kubelet.plan import ContainerPlan, Mount
 
 _numbers = itertools.count(1)
 
@@ -45,7 +45,7 @@ class Container:
                 mount.source.mkdir(parents=True)
         mounts = [
             {"source": str(one.source), "target": one.target, "read_only": one.read_only}
-            for one in plan.mounts
+            for one in (*plan.mounts, *_image(plan.mounts))
         ]
         process, pid = await _launch(plan.argv, plan, scratch, log, mounts=mounts)
         return cls(process, pid, plan, scratch)
@@ -81,6 +81,17 @@ class Container:
             return code, output.read_text(errors="replace")
         finally:
             output.unlink(missing_ok=True)
+
+
+def _image(mounts: Sequence[Mount]) -> list[Mount]:
+    """Python and its packages, which stand for the image, where a volume covers them: a checkout
+    in /tmp, and a volume there."""
+    covered: list[Path] = []
+    for path in map(Path, (sys.prefix, *sys.path)):
+        is_covered = any(path.is_relative_to(mount.target) for mount in mounts)
+        if is_covered and path.is_dir() and not any(map(path.is_relative_to, covered)):
+            covered.append(path)
+    return [Mount(path, str(path)) for path in covered]
 
 
 async def _launch(

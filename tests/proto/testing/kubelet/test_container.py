@@ -59,6 +59,13 @@ async def test_volumes_are_where_they_are_expected(tmp_path: Path, volume: Path)
     assert outside == [False, False, False, True]
 
 
+async def test_a_volume_does_not_cover_the_programs(tmp_path: Path, volume: Path) -> None:
+    above = f"/{Path(sys.prefix).parts[1]}"
+    script = f"cat {above}/file; {sys.executable} -c 'import lite_llm.contracts; print(1)'"
+    code, output = await run(shell(script, Mount(volume, above)), tmp_path)
+    assert (code, output) == (0, "hello\n1\n")
+
+
 async def test_a_volume_may_lie_in_another_and_files_can_be_mounted(
     tmp_path: Path, volume: Path
 ) -> None:
